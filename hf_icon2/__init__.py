@@ -1,0 +1,87 @@
+"""Align a language model with its own representation space.
+
+Every public name is imported from here. The namespace is lazy (PEP 562): a name's module, and with it torch
+or trl, is loaded when the name is first used. To add a name, put it into `_HOME` and, for type checkers, into
+the block below it; a test compares the two.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "Criterion": "criteria",
+    "DEFAULT_CRITERIA": "criteria",
+    "DirectionVectorConfig": "directions.config",
+    "DirectionVectors": "directions.vectors",
+    "Icon2DPOConfig": "trainers.dpo",
+    "Icon2DPOTrainer": "trainers.dpo",
+    "Icon2GenerationMixin": "steering.generation",
+    "Icon2LogitsProcessor": "steering.logits",
+    "Icon2PreferenceBuilder": "synthesis.icon2_preferences",
+    "Icon2PreferenceConfig": "synthesis.icon2_preferences",
+    "Recipe": "recipe",
+    "extract_directions": "directions.extraction",
+    "filter_instructions": "synthesis.consistency",
+    "generate_pairs": "synthesis.pairs",
+    "make_steerable": "steering.generation",
+    "run_recipe": "run",
+    "score_consistency": "synthesis.consistency",
+    "steer": "steering.generation",
+    "steered_generate": "steering.generation",
+    "synthesize_instructions": "synthesis.instructions",
+    "tune": "synthesis.tuning",
+}
+
+if TYPE_CHECKING:
+    from hf_icon2.criteria import DEFAULT_CRITERIA as DEFAULT_CRITERIA
+    from hf_icon2.criteria import Criterion as Criterion
+    from hf_icon2.directions.config import DirectionVectorConfig as DirectionVectorConfig
+    from hf_icon2.directions.extraction import extract_directions as extract_directions
+    from hf_icon2.directions.vectors import DirectionVectors as DirectionVectors
+    from hf_icon2.recipe import Recipe as Recipe
+    from hf_icon2.run import run_recipe as run_recipe
+    from hf_icon2.steering.generation import Icon2GenerationMixin as Icon2GenerationMixin
+    from hf_icon2.steering.generation import make_steerable as make_steerable
+    from hf_icon2.steering.generation import steer as steer
+    from hf_icon2.steering.generation import steered_generate as steered_generate
+    from hf_icon2.steering.logits import Icon2LogitsProcessor as Icon2LogitsProcessor
+    from hf_icon2.synthesis.consistency import filter_instructions as filter_instructions
+    from hf_icon2.synthesis.consistency import score_consistency as score_consistency
+    from hf_icon2.synthesis.icon2_preferences import Icon2PreferenceBuilder as Icon2PreferenceBuilder
+    from hf_icon2.synthesis.icon2_preferences import Icon2PreferenceConfig as Icon2PreferenceConfig
+    from hf_icon2.synthesis.instructions import synthesize_instructions as synthesize_instructions
+    from hf_icon2.synthesis.pairs import generate_pairs as generate_pairs
+    from hf_icon2.synthesis.tuning import tune as tune
+    from hf_icon2.trainers.dpo import Icon2DPOConfig as Icon2DPOConfig
+    from hf_icon2.trainers.dpo import Icon2DPOTrainer as Icon2DPOTrainer
+
+__all__ = sorted(["__version__", *_HOME])
+
+_EXTRA_OF = {"trl": "train", "accelerate": "train", "peft": "peft", "matplotlib": "report"}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME:
+        raise AttributeError(
+            f"module {__name__!r} has no attribute {name!r}; public names: {', '.join(__all__)}"
+        )
+    try:
+        module = import_module(f"{__name__}.{_HOME[name]}")
+    except ModuleNotFoundError as error:
+        library = (error.name or "").partition(".")[0]
+        if library not in _EXTRA_OF:
+            raise
+        extra = _EXTRA_OF[library]
+        raise ImportError(
+            f"{__name__}.{name} needs {library}, which is missing; run: pip install 'hf_icon2[{extra}]'",
+            name=library,
+        ) from error
+    value: object = getattr(module, name)
+    globals()[name] = value  # the next access no longer comes here
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
