@@ -1,0 +1,294 @@
+"""Measures directions: contrast two system prompts over many instructions, keep the main axis of the contrasts.
+
+The trunk runs without the LM head and only down to the deepest layer asked for; each system prompt is prefilled
+once and its cache shared by every batch; of each state only what the pooling needs is kept.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import inspect
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+from transformers import DynamicCache, PreTrainedModel
+
+from hf_icon2.blocks import Blocks, find_blocks, read_states, unwrap
+from hf_icon2.criteria import DEFAULT_CRITERIA, Criterion, named
+from hf_icon2.directions.config import DirectionVectorConfig, Method, Pooling, Scale
+from hf_icon2.directions.estimation import FINDERS, evidence
+from hf_icon2.directions.vectors import DirectionVectors, scale_norms
+from hf_icon2.prompts import Instruction, encode_prompt, pad_batch, pad_token_id, template_fingerprint
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+RESPONSE_TOKENS = 64
+"""Length of the answers that `pooling="response"` averages over."""
+
+
+def extract_directions(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    instructions: Sequence[Instruction],
+    criteria: Sequence[Criterion] = DEFAULT_CRITERIA,
+    *,
+    layers: Sequence[int] | None = None,
+    pooling: Pooling | Mapping[str, Pooling] = "last",
+    method: Method = "pca",
+    scale: Scale = "residual",
+    batch_size: int = 32,
+    show_progress: bool = True,
+) -> DirectionVectors:
+    """Measures one direction per criterion and layer (Icon², section 3.1, Algorithm 1).
+
+    For each instruction the contrast is the state under the criterion's positive side minus the state under its
+    negative side. The direction is the first principal component of the contrasts, not centred, with the sign of
+    the mean contrast: the paper leaves both open, and centring removes the signal.
+
+    Args:
+        model: Causal LM, or a PEFT model around one.
+        tokenizer: Its tokenizer; without a chat template the criteria's sides are plain text.
+        instructions: At least 2; the paper uses 1,024. Conversations must end with a user turn.
+        criteria: What to measure.
+        layers: Blocks to measure; all by default.
+        pooling: Which states are contrasted, for all criteria or for each: "last" is the last token of the prompt
+            (the paper's), "response" the mean over the answer that the model itself gives greedily to each side.
+        method: "pca" (above), "mean_difference" or "centred_pca".
+        scale: Norm of the stored vectors, which is the unit of strength: "residual" (mean norm of the residual
+            stream at the layer, makes strengths portable), "contrast" (norm of the mean contrast) or "unit".
+        batch_size: Rows per forward pass.
+        show_progress: Whether to show a progress bar.
+
+    Returns:
+        Directions with evidence: how well they separate held-out contrasts, and how stable they are.
+
+    Raises:
+        ValueError: For fewer than 2 instructions, a layer the model lacks, an unsupported architecture, or
+            pooling that names an unknown criterion.
+    """
+    by_name, poolings = named(criteria), _poolings(pooling, criteria)
+    if len(instructions) < 2:
+        raise ValueError(f"directions need at least 2 instructions, got {len(instructions)}; hundreds are better")
+    reader = _Reader(model, tokenizer, find_blocks(model), layers, batch_size)
+    tensors, norms, records, contrast_norms = [], [], {}, {}
+    with tqdm(total=2 * len(by_name) * len(instructions), desc="directions", disable=not show_progress) as bar:
+        for name, criterion in by_name.items():
+            sides = [
+                reader.states(instructions, side, poolings[name], bar.update)
+                for side in (criterion.positive, criterion.negative)
+            ]
+            contrasts = sides[0] - sides[1]  # (N, L, D)
+            norms.append(torch.stack(sides).norm(dim=-1).mean(dim=(0, 1)))
+            contrast_norms[name] = _floats(contrasts.mean(0).norm(dim=-1))
+            tensors.append(FINDERS[method](contrasts))
+            records[name] = evidence(contrasts, FINDERS[method])
+    config = DirectionVectorConfig(
+        base_model=unwrap(model).config.name_or_path or None,
+        base_model_revision=getattr(unwrap(model).config, "_commit_hash", None),
+        hidden_size=reader.blocks.hidden_size,
+        num_layers=len(reader.blocks.layers),
+        layers=tuple(reader.layers),
+        criteria=tuple(criteria),
+        control_layers={name: _middle_third(reader.layers, len(reader.blocks.layers)) for name in by_name},
+        pooling=poolings,
+        method=method,
+        scale=scale,
+        residual_norms=_floats(torch.stack(norms).mean(0)),
+        contrast_norms=contrast_norms,
+        instructions={"number": len(instructions), "fingerprint": fingerprint(instructions)},
+        chat_template_sha256=template_fingerprint(tokenizer),
+        evidence=records,
+        versions={package: version(package) for package in ("torch", "transformers", "tokenizers")},
+    )
+    unit = torch.stack(tensors)
+    return DirectionVectors(config, unit * scale_norms(config)[..., None])
+
+
+def fingerprint(instructions: Sequence[Instruction]) -> str:
+    """SHA-256 of the instructions in order."""
+    return hashlib.sha256(json.dumps(list(instructions), ensure_ascii=False).encode()).hexdigest()
+
+
+def last_token_states(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    instructions: Sequence[Instruction],
+    *,
+    layers: Sequence[int] | None = None,
+    system: str | None = None,
+    batch_size: int = 32,
+    progress: Callable[[int], object] = lambda _done: None,
+) -> Tensor:
+    """States at the last token of each prompt (the end of the answer's header), (N, L, D) float32 on the CPU."""
+    reader = _Reader(model, tokenizer, find_blocks(model), layers, batch_size)
+    return reader.states(instructions, system, "last", progress)
+
+
+@dataclass
+class _Reader:
+    """Reads pooled states of prompts under one system prompt at a time."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    blocks: Blocks
+    wanted: Sequence[int] | None
+    batch_size: int
+
+    def __post_init__(self) -> None:
+        self.layers = list(range(len(self.blocks.layers))) if self.wanted is None else sorted(set(self.wanted))
+        self.blocks.check(self.layers)
+        self.pad = pad_token_id(self.tokenizer)
+
+    def states(
+        self,
+        instructions: Sequence[Instruction],
+        system: str | None,
+        pooling: Pooling,
+        progress: Callable[[int], object],
+    ) -> Tensor:
+        """Pooled states of every instruction under one side, (N, L, D)."""
+        prompts = [encode_prompt(self.tokenizer, instruction, system) for instruction in instructions]
+        answers = self._answers(prompts) if pooling == "response" else [[] for _ in prompts]
+        rows = [prompt + answer for prompt, answer in zip(prompts, answers, strict=True)]
+        starts = [
+            len(prompt) if answer else len(prompt) - 1 for prompt, answer in zip(prompts, answers, strict=True)
+        ]
+        prefix = _shared_prefix(self.model, self.blocks, rows, limit=min(starts))
+        result = torch.empty(len(rows), len(self.layers), self.blocks.hidden_size)
+        for batch in _by_length([len(row) for row in rows], self.batch_size):
+            result[batch] = self._read([rows[index] for index in batch], [starts[index] for index in batch], prefix)
+            progress(len(batch))
+        return result
+
+    def _read(self, rows: list[list[int]], starts: list[int], prefix: _Prefix) -> Tensor:
+        """Mean over the positions from each row's start to its end, (B, L, D)."""
+        # Right padding: real tokens keep their columns, so causal attention never sees a pad, and neither
+        # sliding windows nor absolute positions are off.
+        ids, mask = pad_batch([row[prefix.length :] for row in rows], self.pad, side="right")
+        columns = torch.arange(prefix.length, prefix.length + ids.shape[1])
+        keep = mask.bool() & (columns >= torch.tensor(starts)[:, None])  # (B, T)
+        device = self.model.device
+        weights = (keep / keep.sum(1, keepdim=True)).to(device)
+        single = bool((keep.sum(1) == 1).all())
+        last = keep.int().argmax(1).to(device)
+        rows_index = torch.arange(len(rows), device=device)
+
+        def pool(states: Tensor) -> Tensor:  # (B, T, D) -> (B, D)
+            if single:
+                return states[rows_index.to(states.device), last.to(states.device)]
+            return torch.einsum("bt,btd->bd", weights.to(states.device), states.float())
+
+        attention = torch.cat([torch.ones(len(rows), prefix.length, dtype=torch.long), mask], dim=1)
+        return read_states(
+            self.blocks,
+            self.layers,
+            pool,
+            input_ids=ids.to(device),
+            attention_mask=attention.to(device),
+            **self._positions(columns.expand(len(rows), -1).to(device)),
+            **prefix.expanded(len(rows)),
+        )
+
+    def _positions(self, positions: Tensor) -> dict[str, Tensor]:
+        """The positions, for trunks that take them; the others (alibi) count through the attention mask."""
+        takes = "position_ids" in inspect.signature(self.blocks.trunk.forward).parameters
+        return {"position_ids": positions} if takes else {}
+
+    def _answers(self, prompts: list[list[int]]) -> list[list[int]]:
+        """The model's own greedy answer to each prompt, without the end-of-sequence token where other tokens exist."""
+        answers: list[list[int]] = [[] for _ in prompts]
+        for batch in _by_length([len(prompt) for prompt in prompts], self.batch_size):
+            ids, mask = pad_batch([prompts[index] for index in batch], self.pad, side="left")
+            output = self.model.generate(
+                input_ids=ids.to(self.model.device),
+                attention_mask=mask.to(self.model.device),
+                max_new_tokens=RESPONSE_TOKENS,
+                do_sample=False,
+                temperature=None,
+                top_p=None,
+                top_k=None,
+                pad_token_id=self.pad,
+            )
+            ends = _end_ids(self.model)
+            for index, row in zip(batch, output[:, ids.shape[1] :].tolist(), strict=True):
+                length = next((place for place, token in enumerate(row) if token in ends), len(row))
+                answers[index] = row[: max(length, 1)]
+        return answers
+
+
+@dataclass(frozen=True)
+class _Prefix:
+    """The prompt tokens that all rows share, prefilled once."""
+
+    length: int
+    cache: DynamicCache | None
+
+    def expanded(self, rows: int) -> dict[str, object]:
+        """The arguments that give `rows` rows this prefix; a fresh cache each time."""
+        if self.cache is None:
+            return {"use_cache": False}
+        cache = copy.deepcopy(self.cache)
+        cache.reorder_cache(torch.zeros(rows, dtype=torch.long))
+        return {"past_key_values": cache, "use_cache": True}
+
+
+def _shared_prefix(model: PreTrainedModel, blocks: Blocks, rows: list[list[int]], limit: int) -> _Prefix:
+    """Prefills the ids that every row begins with; at most `limit`, so that no pooled state is inside.
+
+    A model with a state-space part keeps no per-position keys to share, so it reads every row whole.
+    """
+    shared = 0
+    while shared < limit and all(row[shared] == rows[0][shared] for row in rows):
+        shared += 1
+    attention_only = not (set(getattr(model.config.get_text_config(), "layer_types", None) or ()) - _ATTENTION)
+    if shared == 0 or model._is_stateful or not attention_only:
+        return _Prefix(0, None)
+    cache = DynamicCache(config=model.config)
+    ids = torch.tensor([rows[0][:shared]], device=model.device)
+    with torch.no_grad():
+        blocks.trunk(input_ids=ids, past_key_values=cache, use_cache=True)
+    return _Prefix(shared, cache)
+
+
+_ATTENTION = {"full_attention", "sliding_attention", "chunked_attention"}
+
+
+def _by_length(lengths: list[int], batch_size: int) -> Iterator[list[int]]:
+    """Batches of indices in order of length, so that little is padded; longest first shows memory trouble early."""
+    order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
+    for start in range(0, len(order), batch_size):
+        yield order[start : start + batch_size]
+
+
+def _poolings(pooling: Pooling | Mapping[str, Pooling], criteria: Sequence[Criterion]) -> dict[str, Pooling]:
+    names = [criterion.name for criterion in criteria]
+    if isinstance(pooling, str):
+        return dict.fromkeys(names, pooling)
+    if unknown := set(pooling) - set(names):
+        raise ValueError(f"pooling names unknown criteria {sorted(unknown)}; there are: {', '.join(names)}")
+    return {name: pooling.get(name, "last") for name in names}
+
+
+def _middle_third(layers: Sequence[int], count: int) -> tuple[int, ...]:
+    """The paper's control layers, the middle third of the model; the measured layer nearest to it otherwise."""
+    middle = tuple(layer for layer in layers if count // 3 <= layer < max(2 * count // 3, count // 3 + 1))
+    return middle or (min(layers, key=lambda layer: abs(layer - count // 2)),)
+
+
+def _end_ids(model: PreTrainedModel) -> set[int]:
+    ends = model.generation_config.eos_token_id
+    if ends is None:
+        return set()
+    return {ends} if isinstance(ends, int) else set(ends)
+
+
+def _floats(values: Tensor) -> tuple[float, ...]:
+    return tuple(round(float(value), 6) for value in values)

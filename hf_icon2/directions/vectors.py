@@ -1,0 +1,323 @@
+"""The artefact: direction vectors with their record, as an immutable value that saves, loads, compares and mixes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from hf_icon2.directions.config import CONFIG_NAME, DirectionVectorConfig, Scale, StrengthRange
+from hf_icon2.prompts import template_fingerprint
+from hf_icon2.storage import write_atomic
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+VECTORS_NAME = "direction_vectors.safetensors"
+_TENSOR = "directions"
+
+
+@dataclass(frozen=True, eq=False)
+class DirectionVectors:
+    """Directions of C criteria at L layers.
+
+    Args:
+        config: What they were measured on; see `DirectionVectorConfig`.
+        tensor: The vectors, (C, L, D) float32 on the CPU, with the norm that `config.scale` says.
+    """
+
+    config: DirectionVectorConfig
+    tensor: Tensor
+
+    def __post_init__(self) -> None:
+        config = self.config
+        expected = (len(config.criteria), len(config.layers), config.hidden_size)
+        if tuple(self.tensor.shape) != expected or self.tensor.dtype != torch.float32:
+            raise ValueError(
+                f"directions must be float32 of shape {expected} (criteria, layers, hidden), "
+                f"got {self.tensor.dtype} of shape {tuple(self.tensor.shape)}"
+            )
+        bad = ~torch.isfinite(self.tensor).all(-1)
+        if bool(bad.any()):
+            row, column = (int(index) for index in bad.nonzero()[0])
+            raise ValueError(
+                f"the direction of {config.names[row]!r} at layer {config.layers[column]} has NaN or infinite "
+                "values; the file is damaged or the extraction overflowed, extract again"
+            )
+
+    # reading ---------------------------------------------------------------------------------------------
+
+    def __getitem__(self, name: str) -> Tensor:
+        """Vectors of one criterion, (L, D)."""
+        return self.tensor[self._row(name)]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the criteria."""
+        return self.config.names
+
+    @property
+    def sha256(self) -> str:
+        """Fingerprint of what steering depends on: numbers, criteria, layers and control layers."""
+        key = {
+            "criteria": self.names,
+            "layers": self.config.layers,
+            "control_layers": {name: self.config.control_layers[name] for name in self.names},
+        }
+        digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode())
+        digest.update(self.tensor.contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+    def unit(self) -> Tensor:
+        """All directions with norm 1, (C, L, D); consistency is measured with these (Icon², Eq. 2)."""
+        return self.tensor / self.tensor.norm(dim=-1, keepdim=True).clamp(min=1e-12)
+
+    def at(self, name: str, layer: int) -> Tensor:
+        """The direction of one criterion at one layer, (D,)."""
+        if layer not in self.config.layers:
+            raise ValueError(f"layer {layer} is not in these directions; available: {self.config.layers}")
+        return self[name][self.config.layers.index(layer)]
+
+    def mix(self, steering: Mapping[str, float]) -> dict[int, Tensor]:
+        """Sum of strength x direction over the criteria's control layers.
+
+        Args:
+            steering: Strength per criterion.
+
+        Returns:
+            For each layer that any criterion controls with a strength other than 0, the vector to add, (D,).
+        """
+        total: dict[int, Tensor] = {}
+        for name, strength in steering.items():
+            row = self[name]
+            if strength == 0:
+                continue
+            for layer in self.config.control_layers[name]:
+                vector = strength * row[self.config.layers.index(layer)]
+                total[layer] = total[layer] + vector if layer in total else vector
+        return total
+
+    def cosine(self, other: DirectionVectors) -> dict[str, dict[int, float]]:
+        """Cosine per criterion and layer that both sets have; -1 to 1."""
+        if self.config.hidden_size != other.config.hidden_size:
+            raise ValueError(
+                f"cannot compare directions of width {self.config.hidden_size} and {other.config.hidden_size}"
+            )
+        layers = [layer for layer in self.config.layers if layer in other.config.layers]
+        return {
+            name: {
+                layer: float(torch.cosine_similarity(self.at(name, layer), other.at(name, layer), dim=0))
+                for layer in layers
+            }
+            for name in self.names
+            if name in other.names
+        }
+
+    def check_model(
+        self, hidden_size: int, num_layers: int, tokenizer: PreTrainedTokenizerBase | None = None
+    ) -> None:
+        """Raises ValueError if these directions were measured on a model of another shape or template."""
+        config, source = self.config, self.config.base_model or "another model"
+        for what, ours, theirs in (
+            ("hidden size", config.hidden_size, hidden_size),
+            ("number of layers", config.num_layers, num_layers),
+        ):
+            if ours != theirs:
+                raise ValueError(
+                    f"these directions were measured on {source} with {what} {ours}, this model has {theirs}; "
+                    "extract directions for this model"
+                )
+        if tokenizer is not None and template_fingerprint(tokenizer) != config.chat_template_sha256:
+            raise ValueError(
+                f"these directions were measured on {source} under another chat template than this tokenizer's; "
+                "use the tokenizer they were extracted with, or extract again"
+            )
+
+    # algebra: each returns new directions ------------------------------------------------------------------
+
+    def __mul__(self, factor: float) -> DirectionVectors:
+        """`2 * d` at strength 1 steers like `d` at strength 2."""
+        return replace(self, tensor=self.tensor * factor)
+
+    __rmul__ = __mul__
+
+    def __neg__(self) -> DirectionVectors:
+        return self * -1.0
+
+    def __add__(self, other: DirectionVectors) -> DirectionVectors:
+        """Sum of two sets over the same criteria and layers."""
+        if (self.names, self.config.layers) != (other.names, other.config.layers):
+            raise ValueError(
+                f"can only add directions of the same criteria and layers, got {self.names} at "
+                f"{self.config.layers} and {other.names} at {other.config.layers}"
+            )
+        return replace(self, tensor=self.tensor + other.tensor)
+
+    def __sub__(self, other: DirectionVectors) -> DirectionVectors:
+        return self + (-other)
+
+    def select(self, names: Sequence[str]) -> DirectionVectors:
+        """Only the named criteria, in that order."""
+        rows = [self._row(name) for name in names]
+        criteria = tuple(self.config.criteria[row] for row in rows)
+        keep = set(names)
+        config = replace(
+            self.config,
+            criteria=criteria,
+            **{
+                field: {name: value for name, value in getattr(self.config, field).items() if name in keep}
+                for field in ("control_layers", "pooling", "contrast_norms", "strengths", "evidence")
+            },
+        )
+        return DirectionVectors(config, self.tensor[rows])
+
+    def merge(self, other: DirectionVectors) -> DirectionVectors:
+        """These criteria and the other's, measured on the same model; a name may stand on one side only."""
+        mine, theirs = self.config, other.config
+        if clash := set(self.names) & set(other.names):
+            raise ValueError(f"criteria {sorted(clash)} stand on both sides; select() one of them first")
+        for field in ("hidden_size", "num_layers", "layers", "scale", "chat_template_sha256"):
+            if getattr(mine, field) != getattr(theirs, field):
+                raise ValueError(f"cannot merge: {field} is {getattr(mine, field)} and {getattr(theirs, field)}")
+        config = replace(
+            mine,
+            criteria=mine.criteria + theirs.criteria,
+            **{
+                field: {**getattr(mine, field), **getattr(theirs, field)}
+                for field in ("control_layers", "pooling", "contrast_norms", "strengths", "evidence")
+            },
+        )
+        return DirectionVectors(config, torch.cat([self.tensor, other.tensor]))
+
+    def with_control_layers(self, layers: Mapping[str, Sequence[int]]) -> DirectionVectors:
+        """The same directions, steered at other layers."""
+        changed = {**self.config.control_layers, **{name: tuple(value) for name, value in layers.items()}}
+        self._check_names(layers)
+        return replace(self, config=replace(self.config, control_layers=changed))
+
+    def with_strengths(self, strengths: Mapping[str, StrengthRange]) -> DirectionVectors:
+        """The same directions with recommended strengths."""
+        self._check_names(strengths)
+        return replace(self, config=replace(self.config, strengths={**self.config.strengths, **strengths}))
+
+    def rescaled(self, scale: Scale) -> DirectionVectors:
+        """The same directions with another norm, see `DirectionVectorConfig.scale`; recommended strengths are dropped."""
+        config = replace(self.config, scale=scale, strengths={})
+        return DirectionVectors(config, self.unit() * scale_norms(config)[..., None])
+
+    # disk and Hub --------------------------------------------------------------------------------------------
+
+    def save_pretrained(self, folder: str | os.PathLike[str]) -> Path:
+        """Writes record, vectors and card into a folder (beside a model's files if it holds a model).
+
+        Each file is written whole or not at all. A README.md that is already there is kept.
+        """
+        from hf_icon2.cards import directions_card
+
+        target = Path(folder)
+        target.mkdir(parents=True, exist_ok=True)
+        write_atomic(target / VECTORS_NAME, save({_TENSOR: self.tensor.contiguous()}, {"format": "pt"}))
+        write_atomic(target / CONFIG_NAME, self.config.to_json())
+        if not (target / "README.md").exists():
+            write_atomic(target / "README.md", directions_card(self.config))
+        return target
+
+    @classmethod
+    def from_pretrained(
+        cls, source: str | os.PathLike[str], *, revision: str | None = None, token: str | None = None
+    ) -> DirectionVectors:
+        """Loads directions from a folder or a Hub repo; only JSON and safetensors are read.
+
+        Args:
+            source: Folder, or `owner/name` on the Hub.
+            revision: Branch, tag or commit on the Hub.
+            token: Hub token, if the repo is private.
+
+        Raises:
+            FileNotFoundError: If a folder holds no directions.
+            ValueError: If a file is truncated, holds NaN, or does not fit its record.
+        """
+        folder = Path(source)
+        if not folder.is_dir():
+            folder = _download(str(source), revision, token)
+        for name in (CONFIG_NAME, VECTORS_NAME):
+            if not (folder / name).is_file():
+                raise FileNotFoundError(f"{folder} holds no {name}; save directions there with save_pretrained()")
+        config = DirectionVectorConfig.from_file(folder)
+        return cls(config, _read_tensor(folder / VECTORS_NAME))
+
+    def push_to_hub(
+        self, repo_id: str, *, private: bool | None = None, token: str | None = None, **upload: Any  # noqa: ANN401
+    ) -> str:
+        """Uploads record, vectors and card to a Hub repo, created if missing.
+
+        Args:
+            repo_id: `owner/name`.
+            private: Visibility of a new repo.
+            token: Hub token; the logged-in one by default.
+            **upload: Passed to `HfApi.upload_folder` (`revision`, `commit_message`, `create_pr` ...).
+
+        Returns:
+            Address of the commit.
+        """
+        from huggingface_hub import HfApi
+
+        api = HfApi(token=token)
+        repo = api.create_repo(repo_id, private=private, exist_ok=True)
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            if api.file_exists(repo.repo_id, "README.md"):
+                (Path(folder) / "README.md").unlink()  # beside a model: its own card stays
+            return str(api.upload_folder(repo_id=repo.repo_id, folder_path=folder, **upload).commit_url)
+
+    # private -------------------------------------------------------------------------------------------------
+
+    def _row(self, name: str) -> int:
+        self._check_names([name])
+        return self.names.index(name)
+
+    def _check_names(self, names: Mapping[str, object] | Sequence[str]) -> None:
+        for name in names:
+            if name not in self.names:
+                raise ValueError(f"unknown criterion {name!r}; these directions have: {', '.join(self.names)}")
+
+
+def scale_norms(config: DirectionVectorConfig) -> Tensor:
+    """The norm each direction has under the record's scale, (C, L)."""
+    if config.scale == "contrast":
+        return torch.tensor([config.contrast_norms[name] for name in config.names])
+    row = config.residual_norms if config.scale == "residual" else (1.0,) * len(config.layers)
+    return torch.tensor([row] * len(config.criteria))
+
+
+def _read_tensor(path: Path) -> Tensor:
+    try:
+        tensors = load(path.read_bytes())
+    except SafetensorError as error:
+        raise ValueError(f"{path} is truncated or not a safetensors file ({error}); download or extract it again") from error
+    if set(tensors) != {_TENSOR}:
+        raise ValueError(f"{path} holds tensors {sorted(tensors)}, expected one named {_TENSOR!r}")
+    return tensors[_TENSOR]
+
+
+def _download(repo_id: str, revision: str | None, token: str | None) -> Path:
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        for name in (CONFIG_NAME, VECTORS_NAME):
+            path = hf_hub_download(repo_id, name, revision=revision, token=token)
+    except HFValidationError as error:
+        raise FileNotFoundError(f"{repo_id!r} is neither a folder nor a Hub repo id") from error
+    return Path(path).parent
+

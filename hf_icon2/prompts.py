@@ -1,0 +1,190 @@
+"""How a question reaches a model: rendering with the tokenizer's own chat template, and batches of token ids.
+
+Everything that turns text into ids goes through here, so that extraction, consistency, pairs and training
+cannot disagree on the template. What the text says is left to others.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from jinja2.exceptions import TemplateError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedTokenizerBase
+
+logger = logging.getLogger(__name__)
+
+Message = dict[str, str]
+Instruction = str | list[Message]
+"""A question as text, or a conversation that ends with the user's turn."""
+
+_SENTINEL = "icon2sentinel"
+_PLACEHOLDER = "{instruction}"
+
+
+def as_messages(instruction: Instruction) -> list[Message]:
+    """The instruction as a message list; a bare string becomes one user turn."""
+    if isinstance(instruction, str):
+        if not instruction.strip():
+            raise ValueError("an instruction is empty; remove empty rows before calling")
+        return [{"role": "user", "content": instruction}]
+    if not instruction or instruction[-1].get("role") != "user":
+        raise ValueError(f"a conversation must end with a user turn, got {instruction!r}")
+    return [dict(message) for message in instruction]
+
+
+def has_system_role(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether the chat template renders a system message at all (some raise, some drop it)."""
+    messages = [{"role": "system", "content": _SENTINEL}, {"role": "user", "content": "hi"}]
+    try:
+        return _SENTINEL in tokenizer.apply_chat_template(messages, tokenize=False)
+    except TemplateError:
+        return False
+
+
+def default_system_prompt(tokenizer: PreTrainedTokenizerBase) -> str:
+    """What the template itself puts before the first user turn when nobody asked for a system prompt.
+
+    Returns:
+        The text between the start of the conversation and the user's own header, empty for most templates.
+        Templates that inject one steer every "unprompted" measurement; callers report it.
+    """
+    first = _render([{"role": "user", "content": _SENTINEL}], tokenizer)
+    turns = [
+        {"role": "user", "content": _SENTINEL},
+        {"role": "assistant", "content": "ok"},
+        {"role": "user", "content": _SENTINEL},
+    ]
+    both = _render(turns, tokenizer)
+    header = both.split(_SENTINEL)[1]  # end of turn 1, the answer, and the header of a later user turn
+    prefix = first.split(_SENTINEL)[0]
+    shared = 0
+    while shared < min(len(prefix), len(header)) and prefix[-1 - shared] == header[-1 - shared]:
+        shared += 1
+    injected = prefix[: len(prefix) - shared].removeprefix(tokenizer.bos_token or "")
+    return injected.strip() if any(character.isalpha() for character in injected) else ""
+
+
+def render_prompt(
+    tokenizer: PreTrainedTokenizerBase, instruction: Instruction, system: str | None = None
+) -> str:
+    """The text a model is given: system side, instruction, and the header of the answer.
+
+    Without a system role the system text is folded into the first user turn. Without a chat template it is
+    put before the instruction, or around it where it contains `{instruction}`.
+
+    Args:
+        tokenizer: Its `chat_template` decides the layout.
+        instruction: Text or conversation that ends with the user's turn.
+        system: System prompt, or None for no system message.
+
+    Raises:
+        ValueError: For an empty instruction, or a conversation where there is no chat template.
+    """
+    messages = as_messages(instruction)
+    if tokenizer.chat_template is None:
+        return _render_plain(messages, system)
+    if system is not None and has_system_role(tokenizer):
+        messages.insert(0, {"role": "system", "content": system})
+    elif system is not None:
+        logger.info("the chat template has no system role; the system prompt is folded into the user turn")
+        messages[0]["content"] = f"{system}\n\n{messages[0]['content']}"
+    return _render(messages, tokenizer, add_generation_prompt=True)
+
+
+def encode_prompt(
+    tokenizer: PreTrainedTokenizerBase, instruction: Instruction, system: str | None = None
+) -> list[int]:
+    """Token ids of `render_prompt`; special tokens are added only where no template wrote them."""
+    text = render_prompt(tokenizer, instruction, system)
+    plain = tokenizer.chat_template is None
+    ids: list[int] = tokenizer(text, add_special_tokens=plain)["input_ids"]
+    if plain and ids and ids[-1] == tokenizer.eos_token_id:
+        return ids[:-1]  # some tokenizers close every text; an open prompt must stay open
+    return ids
+
+
+def pre_query_prefix(tokenizer: PreTrainedTokenizerBase) -> str:
+    """The rendered conversation up to where the user's text would start (Icon², section 3.2).
+
+    Found by rendering a sentinel user turn and cutting at the sentinel, so it fits any chat template.
+
+    Raises:
+        ValueError: If the tokenizer has no chat template, or its template rewrites the user's text.
+    """
+    if tokenizer.chat_template is None:
+        raise ValueError(
+            "this tokenizer has no chat template, so there is no pre-query template to sample instructions "
+            "from; pass your own instructions, or set tokenizer.chat_template"
+        )
+    text = _render([{"role": "user", "content": _SENTINEL}], tokenizer)
+    if text.count(_SENTINEL) != 1:
+        raise ValueError(
+            f"the chat template shows the user's text {text.count(_SENTINEL)} times; a pre-query template "
+            "needs exactly one"
+        )
+    return text.partition(_SENTINEL)[0]
+
+
+def template_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
+    """SHA-256 of the chat template, or of the word `none` for a base model."""
+    template = tokenizer.chat_template
+    return hashlib.sha256(str("none" if template is None else template).encode()).hexdigest()
+
+
+def pad_token_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The padding id; falls back to the end-of-sequence id, which the attention mask makes harmless."""
+    for candidate in (tokenizer.pad_token_id, tokenizer.eos_token_id):
+        if candidate is not None:
+            return int(candidate)
+    return 0
+
+
+def pad_batch(rows: Sequence[Sequence[int]], pad: int, *, side: str) -> tuple[Tensor, Tensor]:
+    """Stacks id lists of different lengths.
+
+    Args:
+        rows: B lists of token ids.
+        pad: Id that fills the gaps.
+        side: "left" for generation, "right" for reading states.
+
+    Returns:
+        Ids and attention mask (1 for real tokens), both (B, T) int64.
+    """
+    import torch
+
+    width = max(len(row) for row in rows)
+    ids = torch.full((len(rows), width), pad, dtype=torch.long)
+    mask = torch.zeros((len(rows), width), dtype=torch.long)
+    for index, row in enumerate(rows):
+        span = slice(width - len(row), width) if side == "left" else slice(0, len(row))
+        ids[index, span] = torch.tensor(row, dtype=torch.long)
+        mask[index, span] = 1
+    return ids, mask
+
+
+def _render(
+    messages: list[Message], tokenizer: PreTrainedTokenizerBase, add_generation_prompt: bool = False
+) -> str:
+    return str(
+        tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=add_generation_prompt)
+    )
+
+
+def _render_plain(messages: list[Message], system: str | None) -> str:
+    if len(messages) != 1:
+        raise ValueError(
+            f"a conversation of {len(messages)} turns needs a chat template, and this tokenizer has none; "
+            "pass single instructions, or set tokenizer.chat_template"
+        )
+    text = messages[0]["content"]
+    if system is None:
+        return text
+    if _PLACEHOLDER in system:
+        return system.replace(_PLACEHOLDER, text)
+    return f"{system}\n{text}"
