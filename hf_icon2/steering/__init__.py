@@ -1,0 +1,1 @@
+"""How directions are applied: gated hooks, `generate`, a logits processor, and both signs at once."""

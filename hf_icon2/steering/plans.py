@@ -1,0 +1,173 @@
+"""What one steered call adds, where: a steering (plain JSON) checked and turned into vectors per layer and row."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from hf_icon2.directions.vectors import DirectionVectors
+
+RowSteering = Mapping[str, float]
+Steering = RowSteering | Sequence[RowSteering | None]
+"""Strength per criterion for all rows, or one such mapping (or None) per row."""
+
+
+class Plan:
+    """The vectors of one steered call, and where in the current forward pass they go.
+
+    A plan belongs to one thread and one call: its buffers are built at first use, on the device and in the dtype
+    of the activations it meets.
+
+    Args:
+        vectors: Per layer, what to add to each of R rows, (R, D) float32; R = 1 serves any number of rows.
+        start: First steered column of the sequence, counted over the whole prompt; None steers every column.
+        masked: Whether to leave padding alone by the attention mask. Not needed where `start` is the last column
+            of a left-padded prompt, since no pad comes after it.
+    """
+
+    def __init__(self, vectors: Mapping[int, Tensor], *, start: int | None, masked: bool) -> None:
+        self.vectors = dict(vectors)
+        self.start = start
+        self.masked = masked
+        self.offset: int | None = 0
+        self.mask: Tensor | None = None
+        self._reached = False
+        self._buffers: dict[int, Tensor] = {}
+
+    def begin(self, tokens: int, past: object | None, attention_mask: Tensor | None) -> None:
+        """Notes where a forward pass of `tokens` columns lies in the sequence.
+
+        Args:
+            tokens: T, columns of this pass.
+            past: The cache, or None.
+            attention_mask: (B, >= T) with 1 for real tokens, or None where there is no padding.
+        """
+        if self.start is None or (self._reached and tokens == 1):
+            self.offset = 0  # a single token after the prompt is always a new one: no look at the cache needed
+        else:
+            first = 0 if past is None else int(past.get_seq_length())  # type: ignore[attr-defined]
+            offset = max(0, self.start - first)
+            self.offset = offset if offset < tokens else None
+            self._reached = self._reached or self.offset is not None
+        self.mask = None
+        if self.masked and attention_mask is not None:
+            if attention_mask.dim() != 2:
+                raise ValueError(
+                    f"steering needs a 2-D attention mask to leave padding alone, got {attention_mask.dim()}-D"
+                )
+            self.mask = attention_mask[:, -tokens:]
+
+    def add(self, layer: int, hidden: Tensor) -> Tensor:
+        """The block's output (B, T, D) with this plan's vector added; in place unless gradients are recorded."""
+        if self.offset is None or layer not in self.vectors:
+            return hidden
+        delta = self._buffer(layer, hidden)  # (B or 1, 1, D)
+        if self.mask is not None:
+            delta = delta * self.mask[:, self.offset :, None].to(hidden)
+        if not torch.is_grad_enabled():
+            hidden[:, self.offset :].add_(delta)
+            return hidden
+        if self.offset == 0:
+            return hidden + delta
+        return torch.cat([hidden[:, : self.offset], hidden[:, self.offset :] + delta], dim=1)
+
+    def select(self, rows: Tensor) -> Plan:
+        """The same plan for other rows of its batch, for decoding loops that drop finished rows.
+
+        Args:
+            rows: Indices of the rows to keep, (R',).
+        """
+        vectors = {layer: value[rows.to(value.device)] for layer, value in self.vectors.items()}
+        other = Plan(vectors, start=self.start, masked=self.masked)
+        other._reached = self._reached
+        return other
+
+    def _buffer(self, layer: int, hidden: Tensor) -> Tensor:
+        """The vectors of a layer as (B or 1, 1, D), like `hidden`; beams and returned sequences repeat each row."""
+        rows = hidden.shape[0]
+        buffer = self._buffers.get(layer)
+        if buffer is not None and buffer.shape[0] in (1, rows) and buffer.device == hidden.device:
+            if buffer.dtype == hidden.dtype:
+                return buffer
+        vectors = self.vectors[layer]
+        if len(vectors) > 1 and rows != len(vectors):
+            if rows % len(vectors):
+                raise ValueError(
+                    f"this steering is for {len(vectors)} rows, but the model runs {rows}; give one entry per row"
+                )
+            vectors = vectors.repeat_interleave(rows // len(vectors), dim=0)
+        self._buffers[layer] = vectors[:, None, :].to(device=hidden.device, dtype=hidden.dtype)
+        return self._buffers[layer]
+
+
+def plan_steering(
+    directions: DirectionVectors,
+    steering: Steering,
+    *,
+    start: int | None,
+    masked: bool,
+    rows: int | None = None,
+) -> Plan:
+    """Checks a steering and mixes its directions, once per call.
+
+    Args:
+        directions: What can be steered.
+        steering: Strengths for all rows, or a list with one entry per row.
+        start: See `Plan`.
+        masked: See `Plan`.
+        rows: Number of rows a list must have; None where it is not known before the model runs.
+
+    Raises:
+        TypeError: If a strength is not a number, or the steering is neither a mapping nor a list of mappings.
+        ValueError: For an unknown criterion, a strength that is not finite, or the wrong number of rows.
+    """
+    per_row = [steering] if isinstance(steering, Mapping) else list(_as_list(steering))
+    if not isinstance(steering, Mapping) and rows is not None and len(per_row) != rows:
+        raise ValueError(
+            f"steering has {len(per_row)} entries for {rows} rows; give one entry per row (None for none), "
+            "or one mapping for all rows"
+        )
+    mixes = [directions.mix(check_steering(directions, entry)) for entry in per_row]
+    layers = sorted({layer for mix in mixes for layer in mix})
+    zero = torch.zeros(directions.config.hidden_size)
+    vectors = {layer: torch.stack([mix.get(layer, zero) for mix in mixes]) for layer in layers}
+    return Plan(vectors, start=start, masked=masked)
+
+
+def check_steering(directions: DirectionVectors, steering: RowSteering | None) -> dict[str, float]:
+    """One row's steering with known criteria and finite strengths; None means none.
+
+    Warns where a strength is above the criterion's calibrated maximum.
+    """
+    if steering is None:
+        return {}
+    if not isinstance(steering, Mapping):
+        raise TypeError(f"a row's steering must map criteria to strengths, got {steering!r}")
+    for name, strength in steering.items():
+        if name not in directions.names:
+            raise ValueError(f"unknown criterion {name!r}; these directions have: {', '.join(directions.names)}")
+        if isinstance(strength, bool) or not isinstance(strength, (int, float)):
+            raise TypeError(f"strength of {name!r} must be a number, got {strength!r}")
+        if not math.isfinite(strength):
+            raise ValueError(f"strength of {name!r} must be finite, got {strength}")
+        limits = directions.config.strengths.get(name)
+        if limits is not None and limits.maximum is not None and abs(strength) > limits.maximum * (1 + 1e-9):
+            warnings.warn(
+                f"strength {strength} of {name!r} is above its safe maximum {limits.maximum:.3g}: the text is "
+                "likely to break. Lower it, or tune the directions again if you know better.",
+                stacklevel=2,
+            )
+    return dict(steering)
+
+
+def _as_list(steering: object) -> Sequence[RowSteering | None]:
+    if isinstance(steering, Sequence) and not isinstance(steering, str):
+        return steering
+    raise TypeError(
+        f"steering must map criteria to strengths, like {{'honesty': 0.1}}, or list one such mapping per row; "
+        f"got {steering!r}"
+    )
