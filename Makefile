@@ -1,6 +1,6 @@
 # PYTHON is only used to make environments; everything else runs inside .venv.
 PYTHON ?= python3
-TORCH := torch==2.13.0
+TORCH := $(shell grep '^torch==' constraints.txt)
 BIN := .venv/bin
 STAMP := .venv/.installed
 CLEAN := build/wheel-check
@@ -19,12 +19,12 @@ help:
 
 env: $(STAMP)
 
-# torch goes first and alone: its index may differ from that of the rest, and the resolver then leaves it as it is.
+# torch goes first and alone: what is installed, say a build for the CPU only, the second step leaves as it is.
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "$(PYTHON) is $$($(PYTHON) --version 2>&1); hf_icon2 needs Python 3.11 or newer: make env PYTHON=python3.11"; exit 1; }
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet $(TORCH)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt $(TORCH)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[all,dev]'
 	@touch $(STAMP)
 
@@ -48,7 +48,7 @@ wheel-check:
 	rm -rf $(CLEAN)
 	$(PYTHON) -m venv $(CLEAN)/venv
 	$(CLEAN)/venv/bin/python -m pip wheel --quiet --no-deps --wheel-dir $(CLEAN)/dist .
-	$(CLEAN)/venv/bin/python -m pip install --quiet $(TORCH)
+	$(CLEAN)/venv/bin/python -m pip install --quiet --constraint constraints.txt $(TORCH)
 	$(CLEAN)/venv/bin/python -m pip install --quiet --constraint constraints.txt $(CLEAN)/dist/*.whl
 	cd $(CLEAN) && venv/bin/python -c 'import hf_icon2, pathlib; \
 	  root = pathlib.Path(hf_icon2.__file__).parent; \

@@ -14,6 +14,8 @@ from pathlib import Path
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ.setdefault("MPLBACKEND", "Agg")
+# These models are too small to share among cores: a second thread on a busy machine made tests ten times slower.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 _HF_HOME = tempfile.TemporaryDirectory(prefix="hf_icon2-tests-")
 os.environ["HF_HOME"] = _HF_HOME.name
 
@@ -27,7 +29,7 @@ from transformers import (  # noqa: E402
     PreTrainedTokenizerFast,
 )
 
-torch.set_num_threads(2)
+torch.set_num_threads(1)
 
 CHAT_TEMPLATE = (
     "{{ bos_token }}"
@@ -143,6 +145,15 @@ def tiny_tokenizer() -> PreTrainedTokenizerBase:
 def tiny_llama() -> PreTrainedModel:
     """Shared, do not change: a random Llama of four layers and hidden size 64."""
     return build_model("llama")
+
+
+@pytest.fixture(scope="session")
+def tiny_llama_dir(tiny_llama, tiny_tokenizer, tmp_path_factory) -> Path:
+    """Shared, do not change: folder with `tiny_llama` and `tiny_tokenizer`, for whatever takes a model id or path."""
+    folder = tmp_path_factory.mktemp("tiny_llama")
+    tiny_llama.save_pretrained(folder)
+    tiny_tokenizer.save_pretrained(folder)
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -25,7 +25,7 @@ def run_python(code: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize(
     "module",
-    ["hf_icon2", "hf_icon2.criteria", "hf_icon2.directions.config", "hf_icon2.recipe", "hf_icon2.cli"],
+    ["hf_icon2"] + [f"hf_icon2.{name}" for name in ("criteria", "directions.config", "toy", "recipe", "cli")],
 )
 def test_light_modules_load_no_heavy_library(module):
     result = run_python(f"import {module}; {REPORT_HEAVY}")
