@@ -28,7 +28,7 @@ _HOME = {
     "make_steerable": "steering.generation",
     "run_recipe": "run",
     "score_consistency": "synthesis.consistency",
-    "steer": "steering.generation",
+    "steer": "steering.hooks",
     "steered_generate": "steering.generation",
     "synthesize_instructions": "synthesis.instructions",
     "tune": "synthesis.tuning",
@@ -44,8 +44,8 @@ if TYPE_CHECKING:
     from hf_icon2.run import run_recipe as run_recipe
     from hf_icon2.steering.generation import Icon2GenerationMixin as Icon2GenerationMixin
     from hf_icon2.steering.generation import make_steerable as make_steerable
-    from hf_icon2.steering.generation import steer as steer
     from hf_icon2.steering.generation import steered_generate as steered_generate
+    from hf_icon2.steering.hooks import steer as steer
     from hf_icon2.steering.logits import Icon2LogitsProcessor as Icon2LogitsProcessor
     from hf_icon2.synthesis.consistency import filter_instructions as filter_instructions
     from hf_icon2.synthesis.consistency import score_consistency as score_consistency

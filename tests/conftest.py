@@ -14,7 +14,7 @@ from pathlib import Path
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ.setdefault("MPLBACKEND", "Agg")
-# These models are too small to share among cores: a second thread on a busy machine made tests ten times slower.
+# These models are too small for two cores: on a busy machine a second thread made tests ten times slower.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 _HF_HOME = tempfile.TemporaryDirectory(prefix="hf_icon2-tests-")
 os.environ["HF_HOME"] = _HF_HOME.name
@@ -149,7 +149,7 @@ def tiny_llama() -> PreTrainedModel:
 
 @pytest.fixture(scope="session")
 def tiny_llama_dir(tiny_llama, tiny_tokenizer, tmp_path_factory) -> Path:
-    """Shared, do not change: folder with `tiny_llama` and `tiny_tokenizer`, for whatever takes a model id or path."""
+    """Shared, do not change: folder with `tiny_llama` and `tiny_tokenizer`, for what takes a path."""
     folder = tmp_path_factory.mktemp("tiny_llama")
     tiny_llama.save_pretrained(folder)
     tiny_tokenizer.save_pretrained(folder)
