@@ -9,6 +9,10 @@ import socket
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from hf_icon2 import DirectionVectors
 
 # Before anything imports huggingface_hub, which reads these once: no telemetry, caches of our own.
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
@@ -160,6 +164,38 @@ def tiny_llama_dir(tiny_llama, tiny_tokenizer, tmp_path_factory) -> Path:
 def tiny_model() -> Callable[..., PreTrainedModel]:
     """Factory for a model of one's own: `tiny_model("gpt2", seed=1, num_hidden_layers=2)`."""
     return build_model
+
+
+def build_directions(
+    model: PreTrainedModel, *, names: tuple[str, ...] = ("honesty", "helpfulness"), seed: int = 0
+) -> "DirectionVectors":
+    """Random directions at all layers; the first criterion steers layers 1 and 2, the others 2 and 3."""
+    from hf_icon2 import Criterion, DirectionVectorConfig, DirectionVectors
+
+    layers, width = model.config.num_hidden_layers, model.config.hidden_size
+    config = DirectionVectorConfig(
+        base_model="tiny",
+        hidden_size=width,
+        num_layers=layers,
+        layers=tuple(range(layers)),
+        criteria=tuple(Criterion(name, f"Show {name}.", f"Avoid {name}.") for name in names),
+        control_layers={name: (1, 2) if name == names[0] else (2, 3) for name in names},
+        pooling=dict.fromkeys(names, "last"),
+        method="pca",
+        scale="residual",
+        residual_norms=(width**0.5,) * layers,
+        contrast_norms={name: (1.0,) * layers for name in names},
+        instructions={"number": 2, "fingerprint": "0" * 64},
+        chat_template_sha256="0" * 64,
+    )
+    generator = torch.Generator().manual_seed(seed)
+    return DirectionVectors(config, torch.randn(len(names), layers, width, generator=generator))
+
+
+@pytest.fixture(scope="session")
+def random_directions() -> Callable[..., "DirectionVectors"]:
+    """Factory for directions that nothing was measured for: `random_directions(model, names=("a", "b"))`."""
+    return build_directions
 
 
 @pytest.fixture(params=ARCHITECTURES)
