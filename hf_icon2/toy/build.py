@@ -1,0 +1,117 @@
+"""Train the bundled models: `python -m hf_icon2.toy.build --output DIR` writes `assistant/` and `student/`.
+
+Reproducible on one machine; under an hour on two CPU cores. The figures on the cards are measured here, once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from transformers import GenerationConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from hf_icon2.toy.card import write_card
+from hf_icon2.toy.measure import measure_behaviours, measure_skills
+from hf_icon2.toy.tokenizer import build_tokenizer
+from hf_icon2.toy.training import Disturbance, ModelPlan, set_threads, train
+from hf_icon2.toy.world import instructions
+
+logger = logging.getLogger(__name__)
+
+PLANS = {
+    "assistant": ModelPlan(),
+    "student": ModelPlan(hidden=64, layers=4, inner=172, heads=4, steps=4000, seed=1),
+}
+
+
+def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    """Write weights, tokenizer and generation settings the Hugging Face way."""
+    model.generation_config = GenerationConfig(
+        do_sample=True,
+        temperature=1.0,
+        top_k=0,
+        top_p=1.0,
+        max_new_tokens=48,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def build(
+    name: str, output: Path, *, steps: int | None = None, final: bool = True, save_every: float = 300
+) -> None:
+    """Train, measure and save one bundled model.
+
+    Args:
+        name: "assistant" or "student".
+        output: Folder that receives a folder of this name.
+        steps: Optimiser steps instead of the plan's, for a quick trial.
+        final: Measure the card's figures on the test set; otherwise on the validation set.
+        save_every: Seconds between checkpoints of the unfinished model.
+    """
+    if name not in PLANS:
+        raise ValueError(f"no bundled model is called {name!r}; choose one of {sorted(PLANS)}")
+    plan = PLANS[name] if steps is None else replace(PLANS[name], steps=steps)
+    folder, tokenizer, disturbance = output / name, build_tokenizer(), Disturbance()
+    began = time.monotonic()
+    saver = _periodic_saver(tokenizer, folder, save_every)
+    model = train(plan, tokenizer, disturbance=disturbance, on_step=saver)
+    seconds = time.monotonic() - began
+    save(model, tokenizer, folder)
+    asked = instructions("test" if final else "validation")
+    figures = {
+        "split": "test" if final else "validation",
+        "training_seconds": round(seconds),
+        "plan": asdict(plan),
+        "disturbance": asdict(disturbance),
+        "parameters": model.num_parameters(),
+        "behaviours": measure_behaviours(model, tokenizer, asked, repeats=1 if final else 3),
+        "skills": measure_skills(model, tokenizer, asked),
+    }
+    (folder / "figures.json").write_text(json.dumps(figures, indent=2) + "\n")
+    write_card(folder, name, figures)
+
+
+def _periodic_saver(
+    tokenizer: PreTrainedTokenizerFast, folder: Path, every: float
+) -> Callable[[int, LlamaForCausalLM], None]:
+    last = time.monotonic()
+
+    def on_step(step: int, model: LlamaForCausalLM) -> None:
+        nonlocal last
+        if time.monotonic() - last > every:
+            save(model, tokenizer, folder)
+            last = time.monotonic()
+
+    return on_step
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Command line of the build."""
+    parser = argparse.ArgumentParser(prog="python -m hf_icon2.toy.build", description=__doc__)
+    parser.add_argument(
+        "--output", type=Path, required=True, help="folder that receives assistant/ and student/"
+    )
+    parser.add_argument("--only", choices=sorted(PLANS), help="build one of the two models")
+    parser.add_argument("--steps", type=int, help="optimiser steps, for a quick trial")
+    parser.add_argument("--threads", type=int, help="CPU threads (default: all this process may use)")
+    parser.add_argument(
+        "--validation", action="store_true", help="measure on the validation set, not the test set"
+    )
+    args = parser.parse_args(argv)
+    set_threads(args.threads)
+    for name in [args.only] if args.only else list(PLANS):
+        build(name, args.output, steps=args.steps, final=not args.validation)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,190 @@
+"""Base training of the bundled models: next-token loss on conversations, with a disturbed residual stream.
+
+Loss falls on every token, so that the model also writes instructions and not only answers.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.optim.lr_scheduler import OneCycleLR
+from tqdm.auto import tqdm
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from hf_icon2.toy.corpus import Corpus
+from hf_icon2.toy.tokenizer import CONTEXT, encode
+
+BATCHES_PER_BUCKET = 16  # conversations of this many batches are sorted by length together, to pad little
+
+
+@dataclass(frozen=True)
+class ModelPlan:
+    """Shape and training of one bundled model.
+
+    Args:
+        hidden: Width of the residual stream.
+        layers: Number of decoder blocks.
+        inner: Width of the feed-forward layers.
+        heads: Attention heads.
+        steps: Optimiser steps.
+        batch: Conversations per step.
+        rate: Highest learning rate of the one-cycle schedule.
+        seed: Seed of weights, corpus and disturbance.
+    """
+
+    hidden: int = 128
+    layers: int = 6
+    inner: int = 344
+    heads: int = 4
+    steps: int = 6000
+    batch: int = 64
+    rate: float = 3e-3
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Disturbance:
+    """How strongly training shakes the residual stream, so that steering later does not break the text.
+
+    Norms are relative to the mean residual norm of the layer in the batch.
+
+    Args:
+        jitter: Norm of the Gaussian noise added at every position.
+        push: Largest norm of a constant direction, one per sequence and layer, from a random position on.
+        rows: Share of the sequences that are pushed.
+        layers: Share of the layers at which a pushed sequence is pushed.
+    """
+
+    jitter: float = 0.08
+    push: float = 0.3
+    rows: float = 0.5
+    layers: float = 0.4
+
+
+class ResidualDisturber:
+    """Forward hooks that disturb every block's output while training; `close` removes them.
+
+    Args:
+        model: The model to train.
+        disturbance: How strongly.
+        seed: Seed of its own generator.
+    """
+
+    def __init__(self, model: LlamaForCausalLM, disturbance: Disturbance, *, seed: int) -> None:
+        self._disturbance = disturbance
+        self._generator = torch.Generator().manual_seed(seed)
+        self._pushed_from = torch.zeros(0)
+        self._handles = [layer.register_forward_hook(self._disturb) for layer in model.model.layers]
+
+    def draw(self, rows: int, length: int) -> None:
+        """Draw which rows of the coming batch are pushed, and from which position on."""
+        start = torch.randint(length, (rows, 1), generator=self._generator)
+        start[torch.rand(rows, 1, generator=self._generator) > self._disturbance.rows] = length
+        self._pushed_from = (torch.arange(length) >= start).float()[..., None]  # (B, T, 1)
+
+    def close(self) -> None:
+        """Remove the hooks."""
+        for handle in self._handles:
+            handle.remove()
+
+    def _disturb(self, module: torch.nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        rows, _, width = output.shape
+        norm = output.detach().norm(dim=-1).mean()
+        noise = torch.randn(output.shape, generator=self._generator) * (self._disturbance.jitter / width**0.5)
+        direction = functional.normalize(torch.randn(rows, 1, width, generator=self._generator), dim=-1)
+        size = torch.rand(rows, 1, 1, generator=self._generator) * self._disturbance.push
+        here = torch.rand(rows, 1, 1, generator=self._generator) < self._disturbance.layers
+        return output + norm * (noise + direction * (size * here) * self._pushed_from)
+
+
+def batches(corpus: Corpus, vocab: dict[str, int], batch: int) -> Iterator[Tensor]:
+    """Endless batches of token ids, (batch, T), right-padded; conversations of like length stand together."""
+    order = torch.Generator().manual_seed(0)
+    while True:
+        rows = [encode(corpus.conversation(), vocab)[:CONTEXT] for _ in range(batch * BATCHES_PER_BUCKET)]
+        rows.sort(key=len)
+        for index in torch.randperm(BATCHES_PER_BUCKET, generator=order).tolist():
+            chosen = [torch.tensor(row) for row in rows[index * batch : (index + 1) * batch]]
+            yield torch.nn.utils.rnn.pad_sequence(chosen, batch_first=True, padding_value=vocab["<pad>"])
+
+
+def next_token_loss(model: LlamaForCausalLM, ids: Tensor, pad: int) -> Tensor:
+    """Mean next-token loss in nats over all real tokens of right-padded rows; ids (B, T)."""
+    # No attention mask: under a causal mask real tokens never see the padding to their right.
+    logits = model(input_ids=ids[:, :-1], use_cache=False).logits
+    loss: Tensor = functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), ignore_index=pad)
+    return loss
+
+
+def new_model(plan: ModelPlan, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
+    """An untrained model of this shape."""
+    torch.manual_seed(plan.seed)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=plan.hidden,
+        intermediate_size=plan.inner,
+        num_hidden_layers=plan.layers,
+        num_attention_heads=plan.heads,
+        num_key_value_heads=plan.heads,
+        max_position_embeddings=CONTEXT,
+        tie_word_embeddings=True,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    model: LlamaForCausalLM = LlamaForCausalLM(config).float()
+    return model
+
+
+def train(
+    plan: ModelPlan,
+    tokenizer: PreTrainedTokenizerFast,
+    *,
+    disturbance: Disturbance,
+    on_step: Callable[[int, LlamaForCausalLM], None] | None = None,
+) -> LlamaForCausalLM:
+    """Train one model from scratch; the same plan gives the same weights on the same machine.
+
+    Args:
+        plan: Shape, steps and seed.
+        tokenizer: The world's tokenizer.
+        disturbance: How strongly the residual stream is shaken.
+        on_step: Called after every step, for example to save a checkpoint.
+    """
+    vocab = tokenizer.get_vocab()
+    model = new_model(plan, tokenizer)
+    decayed = [p for p in model.parameters() if p.ndim > 1]
+    plain = [p for p in model.parameters() if p.ndim == 1]
+    groups = [{"params": decayed, "weight_decay": 0.05}, {"params": plain, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=plan.rate, betas=(0.9, 0.98))
+    schedule = OneCycleLR(optimizer, plan.rate, total_steps=plan.steps, pct_start=0.1)
+    disturber = ResidualDisturber(model, disturbance, seed=plan.seed)
+    stream = batches(Corpus(plan.seed), vocab, plan.batch)
+    model.train()
+    with tqdm(total=plan.steps, desc=f"train {plan.hidden}x{plan.layers}", mininterval=5) as progress:
+        for step in range(plan.steps):
+            ids = next(stream)
+            disturber.draw(ids.shape[0], ids.shape[1] - 1)
+            loss = next_token_loss(model, ids, vocab["<pad>"])
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            schedule.step()
+            optimizer.zero_grad()
+            progress.update()
+            progress.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
+            if on_step is not None:
+                on_step(step + 1, model)
+    disturber.close()
+    model.eval()
+    return model
+
+
+def set_threads(threads: int | None) -> None:
+    """Use this many CPU threads; all the process may use when None."""
+    torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
