@@ -1,0 +1,1 @@
+"""Preference data the model makes by itself: instructions, their consistency, pairs, and checks of both."""
