@@ -26,7 +26,7 @@ _HOME = {
     "filter_instructions": "synthesis.consistency",
     "generate_pairs": "synthesis.pairs",
     "make_steerable": "steering.generation",
-    "run_recipe": "run",
+    "run_recipe": "pipeline.run",
     "score_consistency": "synthesis.consistency",
     "steer": "steering.hooks",
     "steered_generate": "steering.generation",
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from hf_icon2.directions.extraction import extract_directions as extract_directions
     from hf_icon2.directions.vectors import DirectionVectors as DirectionVectors
     from hf_icon2.recipe import Recipe as Recipe
-    from hf_icon2.run import run_recipe as run_recipe
+    from hf_icon2.pipeline.run import run_recipe as run_recipe
     from hf_icon2.steering.generation import Icon2GenerationMixin as Icon2GenerationMixin
     from hf_icon2.steering.generation import make_steerable as make_steerable
     from hf_icon2.steering.generation import steered_generate as steered_generate

@@ -32,8 +32,8 @@ MAY_IMPORT: dict[str, set[str]] = {
 ROOMS = set(MAY_IMPORT)
 MAY_IMPORT |= {
     "recipe": {"criteria"},
-    "run": ROOMS | {"recipe"},
-    "cli": ROOMS | {"recipe", "run"},
+    "pipeline": ROOMS | {"recipe"},
+    "cli": ROOMS | {"recipe", "pipeline"},
     "__main__": {"cli"},
 }
 
@@ -42,7 +42,7 @@ ONLY_IN = {
     "trl": {"trainers"},
     "accelerate": {"trainers"},
     "peft": {"trainers", "directions/export"},
-    "datasets": {"synthesis", "trainers"},
+    "datasets": {"synthesis", "trainers", "pipeline"},
     "matplotlib": {"evaluation/plots"},
 }
 # Loaded by `import hf_icon2` or `hf-icon2 --help`, or promised to be readable without torch.

@@ -1,0 +1,139 @@
+"""The `hf-icon2` command: recipes from a file and flags, then one call of the library. Loads torch only to work."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import logging
+import sys
+import typing
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hf_icon2 import __version__
+from hf_icon2.recipe import Recipe, read_settings, sections
+
+COMMANDS = {
+    "run": "the whole road: from directions to the report",
+    "extract": "measure directions",
+    "synthesize": "let the model write its own instructions",
+    "filter": "score consistency, route and keep instructions",
+    "tune": "choose control layers and strengths",
+    "pairs": "answer every instruction in both directions",
+    "train": "DPO on the pairs",
+    "evaluate": "measure before and after",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a command; returns the exit status: 0 done, 1 failed with a sentence, 130 interrupted."""
+    arguments = _parser().parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    _quiet_libraries()
+    try:
+        recipe = _recipe(arguments)
+        from hf_icon2.pipeline.run import run_recipe
+
+        until = None if arguments.command == "run" else arguments.command
+        result = run_recipe(recipe, arguments.output, until=until)
+    except KeyboardInterrupt:
+        print(f"\ninterrupted; finished work is in {arguments.output}, the same command goes on", file=sys.stderr)
+        return 130
+    except OSError as error:
+        print(f"error: {error}; what was finished is in {arguments.output}", file=sys.stderr)
+        return 1
+    except (ValueError, TypeError, ImportError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(result)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="hf-icon2",
+        description="Align a language model with its own representation space, without annotators.",
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="command")
+    for name, text in COMMANDS.items():
+        note = "" if name == "run" else " Earlier stages that are not done yet are run first."
+        command = commands.add_parser(name, help=text, description=f"{text.capitalize()}.{note}")
+        command.add_argument("--output", type=Path, required=True, help="folder of the run; made, or taken up")
+        command.add_argument("--config", type=Path, help="recipe (.yaml or .json); flags win over it")
+        _add_flags(command, Recipe, "")
+        for section, kind in sections().items():
+            _add_flags(command.add_argument_group(section), kind, f"{section}.")
+    return parser
+
+
+def _add_flags(parser: Any, kind: type, prefix: str) -> None:  # noqa: ANN401  (parser or group)
+    """One flag per setting; sections are groups of their own."""
+    types = typing.get_type_hints(kind)
+    for item in dataclasses.fields(kind):
+        if prefix or item.name not in sections():
+            default = "" if item.name == "criteria" else f" (default: {item.default})"
+            parser.add_argument(
+                f"--{prefix}{item.name}",
+                default=argparse.SUPPRESS,
+                type=_reader(types[item.name]),
+                metavar=item.name.upper(),
+                help=item.metadata["help"] + default,
+            )
+
+
+def _reader(kind: Any) -> Any:  # noqa: ANN401
+    """How a flag's text becomes a value."""
+    choices = [option for option in typing.get_args(kind) if option is not type(None)]
+    if typing.get_origin(kind) is tuple:
+        return lambda text: [_number(part) for part in text.split(",")]
+    plain = kind if not choices else choices[0]
+    return _truth if plain is bool else plain
+
+
+def _number(text: str) -> float | str:
+    try:
+        return float(text)
+    except ValueError:
+        return text.strip()
+
+
+def _truth(text: str) -> bool:
+    if text.lower() not in ("true", "false"):
+        raise argparse.ArgumentTypeError(f"expected true or false, got {text!r}")
+    return text.lower() == "true"
+
+
+def _recipe(arguments: argparse.Namespace) -> Recipe:
+    """Recipe file first, then flags; a run folder's own recipe where neither says anything."""
+    given = {name: value for name, value in vars(arguments).items() if name not in ("command", "output", "config")}
+    record = arguments.output / "recipe.json"
+    if arguments.config is None and not given and record.is_file():
+        return Recipe.from_dict(json.loads(record.read_text(encoding="utf-8")))
+    data = read_settings(arguments.config) if arguments.config else {}
+    for name, value in given.items():
+        section, _, setting = name.rpartition(".")
+        target = data.setdefault(section, {}) if section else data
+        target[setting] = value
+    if not arguments.config and "model" not in data:
+        data = _merged(read_settings(Path(__file__).parent / "recipes" / "quickstart.yaml"), data)
+    return Recipe.from_dict(data)
+
+
+def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    both = dict(base)
+    for name, value in changes.items():
+        both[name] = {**both.get(name, {}), **value} if isinstance(value, dict) else value
+    return both
+
+
+def _quiet_libraries() -> None:
+    """Our progress, not the HTTP and dataset chatter of others."""
+    for name in ("httpx", "httpx2", "datasets", "filelock", "matplotlib"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,1 @@
+"""Who decides between answers: reward models; imports no other room."""

@@ -1,0 +1,80 @@
+"""The output folder of a run: what is done, with which recipe, and rows that are written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset, Features
+
+from hf_icon2.recipe import Recipe
+from hf_icon2.storage import write_atomic
+
+Figures = dict[str, Any]
+
+
+class RunFolder:
+    """A folder that belongs to one recipe. A stage is done when its record `stages/<name>.json` exists."""
+
+    def __init__(self, path: Path, recipe: Recipe) -> None:
+        self.path = path
+        self.recipe = recipe
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str], recipe: Recipe) -> RunFolder:
+        """Makes the folder, or takes up a run of the same recipe.
+
+        Raises:
+            ValueError: If the folder was made with another recipe, or holds files that are not a run's.
+        """
+        folder = cls(Path(path), recipe)
+        record = folder.path / "recipe.json"
+        if not record.is_file():
+            if folder.path.exists() and any(folder.path.iterdir()):
+                raise ValueError(
+                    f"{folder.path} holds files but no recipe.json, so it is not a run; choose an empty folder"
+                )
+            (folder.path / "stages").mkdir(parents=True, exist_ok=True)
+            write_atomic(record, json.dumps(recipe.to_dict(), indent=2) + "\n")
+        earlier = json.loads(record.read_text(encoding="utf-8"))
+        if changed := _differences(earlier, recipe.to_dict()):
+            raise ValueError(
+                f"{folder.path} was made with another recipe: {'; '.join(changed)}. Choose another folder, or go "
+                f"back to the recipe in {record}"
+            )
+        (folder.path / "stages").mkdir(exist_ok=True)
+        return folder
+
+    def figures(self, stage: str) -> Figures | None:
+        """What a finished stage recorded, None if it is not done."""
+        record = self.path / "stages" / f"{stage}.json"
+        return json.loads(record.read_text(encoding="utf-8")) if record.is_file() else None
+
+    def finish(self, stage: str, figures: Mapping[str, Any]) -> None:
+        """Records a stage as done."""
+        write_atomic(self.path / "stages" / f"{stage}.json", json.dumps(figures, indent=2) + "\n")
+
+    def write_rows(self, name: str, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Writes rows as JSON lines."""
+        target = self.path / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(target, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+    def read_rows(self, name: str, features: Features | None = None) -> Dataset:
+        """The rows of `write_rows`, as a dataset."""
+        with (self.path / name).open(encoding="utf-8") as lines:
+            return Dataset.from_list([json.loads(line) for line in lines], features=features)
+
+
+def _differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
+    found = []
+    for name in sorted(set(old) | set(new)):
+        before, after = old.get(name), new.get(name)
+        if isinstance(before, dict) and isinstance(after, dict):
+            found += _differences(before, after, f"{prefix}{name}.")
+        elif before != after:
+            found.append(f"{prefix}{name} was {before!r}, is {after!r}")
+    return found

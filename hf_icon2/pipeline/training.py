@@ -1,0 +1,130 @@
+"""The training stage: DPO on a run's pairs, from a checkpoint if there is one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import shutil
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+
+from hf_icon2.pipeline.subject import Subject, load_model
+from hf_icon2.recipe import Recipe
+
+
+def train_dpo(recipe: Recipe, subject: Subject, pairs: Dataset, folder: Path) -> dict[str, Any]:
+    """Trains on the pairs and saves model and tokenizer in `folder/model`; checkpoints go to `folder/training`.
+
+    Pairs of one instruction stay on one side of the split into train and held-out.
+    """
+    from transformers.trainer_utils import get_last_checkpoint
+
+    from hf_icon2.trainers.dpo import Icon2DPOTrainer
+
+    settings = recipe.training
+    train, held_out = split_by_instruction(pairs, settings.held_out, recipe.seed)
+    checkpoints = folder / "training"
+    lora = _lora(settings.lora_rank)
+    trainer = Icon2DPOTrainer(
+        load_model(subject.source, recipe.revision),
+        ref_model=None if lora else subject.model,  # stays as it was, for the evaluation before training
+        args=_config(recipe, checkpoints, len(train), bool(len(held_out))),
+        train_dataset=train,
+        eval_dataset=held_out if len(held_out) else None,
+        processing_class=subject.tokenizer,
+        peft_config=lora,
+    )
+    last = get_last_checkpoint(str(checkpoints)) if checkpoints.is_dir() else None
+    trainer.train(resume_from_checkpoint=last)
+    _save(trainer, subject, folder / "model")
+    history = trainer.state.log_history
+    return {
+        "pairs": len(train),
+        "held_out_pairs": len(held_out),
+        "steps": trainer.state.global_step,
+        "curve": [
+            {"step": row["step"], **{name: row[name] for name in _CURVE if name in row}}
+            for row in history
+            if any(name in row for name in _CURVE)
+        ],
+        "best_step": _best_step(trainer.state.best_model_checkpoint),
+    }
+
+
+_CURVE = ("loss", "rewards/accuracies", "rewards/margins", "eval_loss", "eval_rewards/accuracies")
+
+
+def split_by_instruction(pairs: Dataset, share: float, seed: int) -> tuple[Dataset, Dataset]:
+    """Pairs to train on and held-out pairs, divided by the hash of the prompt."""
+
+    def draw(prompt: object) -> float:
+        digest = hashlib.sha256(f"{seed}/{json.dumps(prompt)}".encode()).digest()
+        return int.from_bytes(digest[:8], "big") / 2**64
+
+    held_out = [draw(prompt) < share for prompt in pairs["prompt"]]
+    return (
+        pairs.select([index for index, held in enumerate(held_out) if not held]),
+        pairs.select([index for index, held in enumerate(held_out) if held]),
+    )
+
+
+def _config(recipe: Recipe, checkpoints: Path, pairs: int, evaluate: bool) -> Any:  # noqa: ANN401
+    import torch
+
+    from hf_icon2.trainers.dpo import Icon2DPOConfig
+
+    settings = recipe.training
+    steps = settings.max_steps
+    if steps <= 0:
+        steps = math.ceil(settings.epochs * math.ceil(pairs / (settings.batch_size * settings.accumulation)))
+    every = max(1, steps // settings.evaluations)
+    given = {name: getattr(settings, name) for name in ("beta", "learning_rate") if getattr(settings, name) is not None}
+    watched = {"eval_strategy": "steps", "eval_steps": every, "early_stopping_patience": 3} if evaluate else {}
+    return Icon2DPOConfig(
+        str(checkpoints),
+        seed=recipe.seed,
+        max_steps=settings.max_steps,
+        num_train_epochs=settings.epochs,
+        per_device_train_batch_size=settings.batch_size,
+        per_device_eval_batch_size=settings.batch_size,
+        gradient_accumulation_steps=settings.accumulation,
+        max_length=settings.max_length,
+        logging_steps=max(1, steps // 50),
+        save_strategy="steps",
+        save_steps=every,
+        save_total_limit=2,
+        report_to="none",
+        use_cpu=not torch.cuda.is_available(),
+        **watched,
+        **given,
+    )
+
+
+def _lora(rank: int) -> Any:  # noqa: ANN401
+    if not rank:
+        return None
+    from peft import LoraConfig
+
+    return LoraConfig(r=rank, lora_alpha=2 * rank, task_type="CAUSAL_LM", target_modules="all-linear")
+
+
+def _save(trainer: Any, subject: Subject, target: Path) -> None:  # noqa: ANN401
+    """Saves a plain model (adapters merged) beside its tokenizer, whole or not at all."""
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    if callable(getattr(model, "merge_and_unload", None)):
+        model = model.merge_and_unload()
+    partial = target.with_name(".model.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    model.save_pretrained(partial)
+    subject.tokenizer.save_pretrained(partial)
+    trainer.create_model_card()
+    shutil.copy(Path(trainer.args.output_dir) / "README.md", partial / "README.md")
+    shutil.rmtree(target, ignore_errors=True)
+    partial.rename(target)
+
+
+def _best_step(checkpoint: str | None) -> int | None:
+    return int(checkpoint.rpartition("-")[2]) if checkpoint else None

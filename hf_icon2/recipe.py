@@ -1,0 +1,219 @@
+"""A run in one value: what to align, and the settings of every stage. Needs no torch; reads YAML or JSON.
+
+Each section is a frozen dataclass whose fields become command-line flags (`--pairs.noise independent`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hf_icon2.criteria import DEFAULT_CRITERIA, Criterion, named
+
+TOY = "toy"
+"""Name of the bundled assistant, in the place of a model id or path."""
+
+
+def _setting(default: Any, text: str) -> Any:  # noqa: ANN401  (dataclasses.field returns Any)
+    """A field with its one-line help."""
+    return field(default=default, metadata={"help": text})
+
+
+@dataclass(frozen=True)
+class Extraction:
+    """How directions are measured."""
+
+    instructions: str | None = _setting(None, "JSONL file or Hub dataset; the model's own instructions by default")
+    column: str = _setting("instruction", "column of that dataset with the instruction")
+    number: int = _setting(256, "instructions to measure on")
+    pooling: str = _setting("response", "states to contrast: last (the paper's), or response")
+    method: str = _setting("pca", "pca, mean_difference or centred_pca")
+    batch_size: int = _setting(32, "rows per forward pass")
+
+
+@dataclass(frozen=True)
+class Synthesis:
+    """How the model writes its own instructions."""
+
+    number: int = _setting(1000, "unique instructions to ask for")
+    temperature: float = _setting(1.0, "of the sampling")
+    top_p: float = _setting(1.0, "of the sampling")
+    max_new_tokens: int = _setting(128, "longest instruction")
+    batch_size: int = _setting(64, "rows per batch")
+    near_duplicates: bool = _setting(True, "keep near-duplicates; false drops them (not for templated languages)")
+
+
+@dataclass(frozen=True)
+class Filter:
+    """Which instructions are kept, and which criteria they serve."""
+
+    score: str = _setting("cosine", "cosine, dot (the paper's) or standardized")
+    keep: float = _setting(0.8, "share of the instructions to keep, those with the highest score per criterion")
+    criteria_per_instruction: int = _setting(1, "how many criteria an instruction may serve")
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """How control layers and strengths are chosen."""
+
+    reward: str | None = _setting(None, "reward model id; none: strengths from the KL bound alone")
+    instructions: int = _setting(100, "instructions the reward may see")
+    samples: int = _setting(1, "answers per instruction and strength")
+    strengths: tuple[float, ...] = _setting((0.05, 0.1, 0.15, 0.2, 0.3, 0.4), "absolute strengths to try")
+    max_kl: float = _setting(1.0, "nats: 95th percentile of the per-token KL at the safe maximum")
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """How both signs of a pair are sampled."""
+
+    per_instruction: int = _setting(1, "pairs drawn per instruction, each with its own seed")
+    noise: str = _setting("shared", "shared (ours) or independent (the paper's)")
+    temperature: float = _setting(1.0, "of the sampling")
+    top_p: float = _setting(1.0, "of the sampling")
+    max_new_tokens: int = _setting(256, "longest answer")
+    batch_size: int = _setting(32, "instructions per batch")
+    shard: int = _setting(1024, "instructions per file; what an interruption can lose")
+
+
+@dataclass(frozen=True)
+class Training:
+    """DPO on the pairs; None leaves the paper's setting (see Icon2DPOConfig)."""
+
+    beta: float | None = _setting(None, "inverse temperature of the implicit reward")
+    learning_rate: float | None = _setting(None, "peak learning rate")
+    epochs: float = _setting(1.0, "passes over the pairs")
+    max_steps: int = _setting(-1, "optimiser steps; overrides epochs if positive")
+    batch_size: int = _setting(8, "pairs per device and step")
+    accumulation: int = _setting(1, "batches per optimiser step")
+    max_length: int = _setting(1024, "longest prompt plus answer in tokens")
+    held_out: float = _setting(0.02, "share of the instructions whose pairs are held out")
+    evaluations: int = _setting(10, "evaluations on held-out pairs; training stops early when they get worse")
+    lora_rank: int = _setting(0, "rank of a LoRA adapter; 0 trains all weights")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How the result is measured."""
+
+    prompts: str | None = _setting(None, "JSONL file or Hub dataset of held-out prompts; the toy has its own")
+    column: str = _setting("instruction", "column of that dataset with the prompt")
+    samples: int = _setting(1, "answers per prompt")
+    temperature: float = _setting(1.0, "of the sampling")
+    max_new_tokens: int = _setting(256, "longest answer")
+    batch_size: int = _setting(64, "rows per batch")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that determines a run but its output folder."""
+
+    model: str = _setting(TOY, "model id or path; `toy` is the bundled assistant")
+    revision: str | None = _setting(None, "commit, tag or branch of the model")
+    seed: int = _setting(0, "of everything that is random")
+    criteria: tuple[Criterion, ...] = _setting(DEFAULT_CRITERIA[1:], "criteria to align to")
+    extraction: Extraction = field(default_factory=Extraction)
+    synthesis: Synthesis = field(default_factory=Synthesis)
+    filter: Filter = field(default_factory=Filter)
+    tuning: Tuning = field(default_factory=Tuning)
+    pairs: Pairs = field(default_factory=Pairs)
+    training: Training = field(default_factory=Training)
+    evaluation: Evaluation = field(default_factory=Evaluation)
+
+    def __post_init__(self) -> None:
+        named(self.criteria)
+        checks = {
+            "extraction.number must be at least 2": self.extraction.number >= 2,
+            "synthesis.number must be at least 1": self.synthesis.number >= 1,
+            "filter.keep must be above 0 and at most 1": 0 < self.filter.keep <= 1,
+            "filter.criteria_per_instruction must be 1 to the number of criteria": 1
+            <= self.filter.criteria_per_instruction
+            <= len(self.criteria),
+            "tuning.instructions must be at least 1": self.tuning.instructions >= 1,
+            "pairs.noise must be shared or independent": self.pairs.noise in ("shared", "independent"),
+            "pairs.per_instruction must be at least 1": self.pairs.per_instruction >= 1,
+            "training.held_out must be at least 0 and below 1": 0 <= self.training.held_out < 1,
+        }
+        for sentence, holds in checks.items():
+            if not holds:
+                raise ValueError(f"{sentence}; change the recipe")
+
+    def to_dict(self) -> dict[str, Any]:
+        """The recipe as plain JSON data."""
+        data: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
+        return data
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the settings."""
+        return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Recipe:
+        """Builds a recipe from plain data; missing settings keep their defaults, unknown ones are refused."""
+        values = dict(data)
+        for name, section in sections().items():
+            if name in values:
+                values[name] = _build(section, values[name], f"{name}.")
+        if "criteria" in values:
+            values["criteria"] = tuple(_criterion(item) for item in values["criteria"])
+        return _build(cls, values, "")
+
+    @classmethod
+    def from_file(cls, path: str | Path) -> Recipe:
+        """Reads a `.yaml` or `.json` recipe."""
+        return cls.from_dict(read_settings(path))
+
+
+def sections() -> dict[str, type]:
+    """The recipe's sections by name."""
+    return {
+        item.name: item.default_factory
+        for item in dataclasses.fields(Recipe)
+        if isinstance(item.default_factory, type)
+    }
+
+
+def read_settings(path: str | Path) -> dict[str, Any]:
+    """Plain data of a `.yaml` or `.json` file."""
+    source = Path(path)
+    if not source.is_file():
+        raise FileNotFoundError(f"there is no recipe {source}")
+    text = source.read_text(encoding="utf-8")
+    if source.suffix == ".json":
+        data = json.loads(text)
+    else:
+        import yaml
+
+        data = yaml.safe_load(text)
+    if not isinstance(data, dict):
+        raise ValueError(f"{source} must map settings to values, got {type(data).__name__}")
+    return data
+
+
+def _criterion(item: str | Mapping[str, str] | Criterion) -> Criterion:
+    """A criterion by the name of a default one, or spelt out."""
+    if isinstance(item, Criterion):
+        return item
+    if isinstance(item, str):
+        known = named(DEFAULT_CRITERIA)
+        if item not in known:
+            raise ValueError(
+                f"unknown criterion {item!r}; built in are {', '.join(known)}; give others with name, positive, negative"
+            )
+        return known[item]
+    return Criterion(**item)
+
+
+def _build(kind: type, values: Mapping[str, Any], prefix: str) -> Any:  # noqa: ANN401
+    if dataclasses.is_dataclass(values):
+        return values
+    known = {item.name: item for item in dataclasses.fields(kind)}
+    if unknown := [f"{prefix}{name}" for name in values if name not in known]:
+        raise ValueError(f"unknown settings {unknown}; known: {', '.join(prefix + name for name in known)}")
+    return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
