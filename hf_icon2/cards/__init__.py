@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import ModelCard, ModelCardData
 
@@ -52,3 +55,46 @@ def _evidence_row(config: DirectionVectorConfig, name: str) -> dict[str, object]
         "control": mean("random_accuracy"),
         "stability": mean("split_half_cosine"),
     }
+
+
+def model_card(
+    *,
+    model_name: str | None,
+    base_model: str | None,
+    tags: Sequence[str],
+    dataset_name: str | None,
+    provenance: Mapping[str, Any],
+    training: Mapping[str, Any],
+) -> str:
+    """The card of a model trained on steered pairs: from what, on which pairs, how, and how it went.
+
+    Args:
+        model_name: Title; None writes a neutral one.
+        base_model: Id or path of the model that was trained, None if it has neither.
+        tags: Tags for the Hub.
+        dataset_name: Id of the pairs on the Hub, if they are there.
+        provenance: `rows`, `columns`, `directions` and `criteria`: each `name`, `pairs`, `chosen`, `rejected`.
+        training: `settings` (name to value), `monitor` (a sentence), `versions`, `paper_id` and `citation`.
+    """
+    local = (
+        base_model is None or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", base_model) or Path(base_model).exists()
+    )
+    data = ModelCardData(
+        model_name=model_name,
+        base_model=None if local else base_model,
+        datasets=dataset_name,
+        library_name="transformers",
+        pipeline_tag="text-generation",
+        tags=["generated_from_trainer", *tags],
+    )
+    return str(
+        ModelCard.from_template(
+            data,
+            template_str=template("dpo_model"),
+            local=local,
+            base_model=base_model and (Path(base_model).name if local else base_model),
+            dataset_name=dataset_name,
+            **provenance,
+            **training,
+        )
+    )

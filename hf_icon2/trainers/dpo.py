@@ -1,0 +1,292 @@
+"""DPO on steered pairs: TRL's trainer with the paper's settings, and a weight and margin per pair if wanted.
+
+Left to others: the mathematics (losses), the columns of a dataset (pairs), the comparison with the paper's
+runs (monitor).
+"""
+
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from accelerate.utils import is_peft_model
+from datasets import Dataset, IterableDataset
+from torch import Tensor, nn
+from transformers import EarlyStoppingCallback, PreTrainedModel, TrainerCallback
+from trl import DPOTrainer  # type: ignore[attr-defined]
+
+from hf_icon2.cards import model_card
+from hf_icon2.storage import write_atomic
+from hf_icon2.trainers.config import Icon2DPOConfig
+from hf_icon2.trainers.losses import dpo_loss
+from hf_icon2.trainers.monitor import RewardHackingMonitor
+from hf_icon2.trainers.pairs import PAIR_COLUMNS, check_pairs, pair_columns, provenance
+
+if TYPE_CHECKING:
+    from peft import PeftConfig
+
+Pairs: TypeAlias = Dataset | IterableDataset
+Collate = Callable[[list[dict[str, Any]]], dict[str, Any]]
+
+TITLE = "Icon2: Aligning Large Language Models Using Self-Synthetic Preference Data via Inherent Regulation"
+CITATION = f"""\
+@misc{{chen2025icon2,
+    title         = {{{{{TITLE}}}}}, author        = {{Qiyuan Chen and Hongsen Huang and Qian Shao and Jiahe
+    Chen and Jintai Chen and Hongxia Xu
+                     and Renjie Hua and Chuan Ren and Jian Wu}},
+    year          = 2025,
+    eprint        = {{2509.05605}},
+    archivePrefix = {{arXiv}},
+}}"""
+
+
+class Icon2DPOTrainer(DPOTrainer):
+    """DPO with a weight and a margin per pair. The only change to `DPOTrainer` is what these add to the loss.
+
+    Float columns `weight` and `margin` of a dataset, for instance from the self-check of the pairs, enter the
+    loss as in `losses.dpo_loss`; without them losses are TRL's. Other columns are ignored, however many.
+    Around the loss it adds the reward-hacking monitor, early stopping (see `Icon2DPOConfig`), a copy of the
+    model as reference where TRL could not reload one, and a card that says where the pairs came from.
+
+    Args:
+        model: Model, or id or path of one.
+        ref_model: Reference; None takes the model as it is before training.
+        args: Settings; None takes the defaults and the folder `icon2-dpo`.
+        train_dataset: Pairs with `prompt`, `chosen` and `rejected`, message lists or text.
+        eval_dataset: Held-out pairs (or several sets by name), for early stopping.
+        callbacks: Further callbacks.
+        peft_config: Adapter to train instead of the whole model.
+        **kwargs: The remaining arguments of `DPOTrainer`, such as `processing_class`.
+
+    Attributes:
+        monitor: The reward-hacking monitor; its `outcome()` is for reports.
+    """
+
+    _tag_names = ["trl", "dpo", "icon2"]
+    _name = "Icon2 DPO"
+    _paper = {"title": TITLE, "id": "2509.05605", "citation": CITATION}
+
+    args: Icon2DPOConfig
+
+    def __init__(
+        self,
+        model: str | PreTrainedModel,
+        ref_model: PreTrainedModel | None = None,
+        args: Icon2DPOConfig | None = None,
+        *,
+        train_dataset: Pairs | None = None,
+        eval_dataset: Pairs | Mapping[str, Pairs] | None = None,
+        callbacks: Sequence[TrainerCallback] = (),
+        peft_config: "PeftConfig | None" = None,
+        **kwargs: Any,
+    ) -> None:
+        args = Icon2DPOConfig("icon2-dpo") if args is None else args
+        _check_arguments(args, model, kwargs.get("processing_class"))
+        _check_datasets(args, train_dataset, eval_dataset)
+        if ref_model is None and peft_config is None and not args.precompute_ref_log_probs:
+            ref_model = _reference_copy(model)
+        tolerance, window = args.reward_hacking_tolerance, args.reward_hacking_window
+        self.monitor = RewardHackingMonitor(tolerance=tolerance, window=window)
+        self._provenance = provenance(train_dataset)
+        super().__init__(
+            model,
+            ref_model,
+            args,
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            callbacks=[*_callbacks(args, self.monitor), *(callbacks or ())],
+            peft_config=peft_config,
+            **kwargs,
+        )
+        self.data_collator = _WithPairColumns(self.data_collator)
+
+    def _set_signature_columns_if_needed(self) -> None:
+        """Keeps the two columns when those that nobody uses are removed."""
+        super()._set_signature_columns_if_needed()  # type: ignore[no-untyped-call]
+        known: list[str] = self._signature_columns or []
+        self._signature_columns = [  # type: ignore[assignment]
+            *known,
+            *(name for name in PAIR_COLUMNS if name not in known),
+        ]
+
+    def compute_ref_log_probs(self, model: nn.Module, inputs: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        """As in TRL, which would hand the two columns to the model."""
+        inputs = _without_pair_columns(inputs)
+        chosen, rejected = super().compute_ref_log_probs(model, inputs)  # type: ignore[no-untyped-call]
+        return chosen, rejected
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:  # noqa: ANN401 - as in Trainer: a loss, or a loss and the model's outputs
+        """TRL's loss and metrics, plus what weight and margin change in the loss.
+
+        TRL's loss stays a term of it, with what TRL may add (the auxiliary loss of a mixture of experts). The
+        log-probabilities are read from the forward passes that TRL makes, so that none is made twice.
+        """
+        shape = {name: inputs[name] for name in PAIR_COLUMNS if name in inputs}
+        rest = (_without_pair_columns(inputs), return_outputs, num_items_in_batch)
+        if not shape:
+            return super().compute_loss(model, *rest)  # type: ignore[no-untyped-call]
+        with _recorded_log_probs(self.model, self.ref_model) as passes:
+            result = super().compute_loss(model, *rest)  # type: ignore[no-untyped-call]
+        tokens = inputs["completion_mask"].shape[1] - 1
+        policy = _pair_logps(passes[0], tokens)  # TRL asks the policy first, then the reference
+        if self.precompute_ref_logps:
+            reference = inputs["ref_chosen_logps"], inputs["ref_rejected_logps"]
+        else:
+            reference = _pair_logps(passes[1], tokens)
+        shaped = dpo_loss(*policy, *reference, beta=self.beta, **shape)
+        change = (shaped - dpo_loss(*policy, *reference, beta=self.beta)).mean()
+        return (result[0] + change, result[1]) if return_outputs else result + change
+
+    def create_model_card(  # type: ignore[override]  # TRL's signature, which differs from Trainer's
+        self,
+        model_name: str | None = None,
+        dataset_name: str | None = None,
+        tags: str | list[str] | None = None,
+    ) -> None:
+        """Writes README.md into the output folder: base model, pairs, settings, and what the monitor saw.
+
+        Args:
+            model_name: Title of the card.
+            dataset_name: Id of the pairs on the Hub.
+            tags: Tags besides those of this trainer.
+        """
+        if not self.is_world_process_zero():
+            return
+        extra = [tags] if isinstance(tags, str) else list(tags or ())
+        card = model_card(
+            model_name=model_name or Path(str(self.args.output_dir)).name,
+            base_model=_name_of(self.model),
+            tags=[*self._tag_names, *extra],
+            dataset_name=dataset_name,
+            provenance=self._provenance,
+            training={
+                "settings": self._settings(),
+                "monitor": self.monitor.summary() if self.args.monitor_reward_hacking else "Not monitored.",
+                "versions": ", ".join(f"{name} {version(name)}" for name in ("trl", "transformers", "torch")),
+                "paper_id": self._paper["id"],
+                "citation": self._paper["citation"],
+            },
+        )
+        write_atomic(Path(str(self.args.output_dir)) / "README.md", card)
+
+    def _settings(self) -> dict[str, object]:
+        """What a reader of the card asks for."""
+        args, state = self.args, self.state
+        schedule, columns = str(args.lr_scheduler_type), self._provenance["columns"]
+        best = None
+        if state.best_metric is not None:
+            best = f"{args.metric_for_best_model} {state.best_metric:.4f} at step {state.best_global_step}"
+        return {
+            "beta": args.beta,
+            "learning rate": f"{args.learning_rate:g}, {schedule} schedule, warm-up {args.warmup_steps:g}",
+            "pairs per step": args.pairs_per_step,
+            "steps": f"{state.global_step} of {state.max_steps}",
+            "precision": "bfloat16" if args.bf16 else "float16" if args.fp16 else "float32",
+            "trained": "adapter" if is_peft_model(self.model) else "all weights",
+            "per-pair columns": ", ".join(name for name in PAIR_COLUMNS if name in columns) or "none",
+            "best held-out metric": best or "not tracked",
+            "seed": args.seed,
+        }
+
+
+class _WithPairColumns:
+    """A collator that also returns `weight` and `margin` where the examples have them."""
+
+    def __init__(self, collate: Collate) -> None:
+        self.collate = collate
+
+    def __call__(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
+        return {**self.collate(examples), **pair_columns(examples)}
+
+
+def _without_pair_columns(inputs: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in inputs.items() if name not in PAIR_COLUMNS}
+
+
+@contextmanager
+def _recorded_log_probs(*models: nn.Module | None) -> Iterator[list[Tensor]]:
+    """Log-probabilities of the forward passes inside, in order; each (2B, >= T - 1) in nats."""
+    passes: list[Tensor] = []
+
+    def record(module: nn.Module, args: object, output: Any) -> None:  # noqa: ANN401 - TRL's private class
+        passes.append(output.log_probs)
+
+    handles = [model.register_forward_hook(record) for model in models if model is not None]
+    try:
+        yield passes
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _pair_logps(log_probs: Tensor, tokens: int) -> tuple[Tensor, Tensor]:
+    """Summed log-probabilities of the chosen and of the rejected completions, each (B,) float32.
+
+    Args:
+        log_probs: Per token in nats, (2B, >= tokens), chosen rows first.
+        tokens: Columns that count, from the right: adapters may put virtual tokens before them.
+    """
+    chosen, rejected = log_probs[:, -tokens:].float().sum(dim=1).chunk(2)
+    return chosen, rejected
+
+
+def _name_of(model: Any) -> str | None:  # noqa: ANN401 - a model or an adapter around one
+    """Id or folder that a model was loaded from, None if it was built in memory."""
+    return str(model.config._name_or_path) or None
+
+
+def _reference_copy(model: str | PreTrainedModel) -> PreTrainedModel | None:
+    """A copy of a model that exists in memory only; None where TRL makes the reference itself."""
+    if isinstance(model, str) or is_peft_model(model) or _name_of(model):
+        return None
+    reference: PreTrainedModel = copy.deepcopy(model).eval()
+    return reference
+
+
+def _callbacks(args: Icon2DPOConfig, monitor: RewardHackingMonitor) -> list[TrainerCallback]:
+    callbacks: list[TrainerCallback] = [monitor] if args.monitor_reward_hacking else []
+    if args.early_stopping_patience is not None:
+        callbacks.append(EarlyStoppingCallback(args.early_stopping_patience, args.early_stopping_threshold))
+    return callbacks
+
+
+def _check_arguments(args: object, model: str | PreTrainedModel, processing_class: object) -> None:
+    if not isinstance(args, Icon2DPOConfig):
+        raise TypeError(
+            f"args is a {type(args).__name__}; Icon2DPOTrainer takes an Icon2DPOConfig, which has every "
+            "field of DPOConfig"
+        )
+    if processing_class is None and not isinstance(model, str) and _name_of(model) is None:
+        raise ValueError(
+            "the model was built in memory and names no folder or Hub id to load a tokenizer from; pass "
+            "processing_class=tokenizer"
+        )
+
+
+def _check_datasets(args: Icon2DPOConfig, train_dataset: Pairs | None, eval_dataset: object) -> None:
+    columns = check_pairs(train_dataset, "train_dataset")
+    if eval_dataset is not None:
+        check_pairs(eval_dataset, "eval_dataset")
+    elif args.early_stopping_patience is not None:
+        raise ValueError(
+            f"early_stopping_patience={args.early_stopping_patience} needs held-out pairs, but eval_dataset "
+            "is None; pass one, for instance from train_dataset.train_test_split(0.02), or leave out "
+            "early_stopping_patience"
+        )
+    shaped = [name for name in PAIR_COLUMNS if name in columns]
+    plain = args.loss_type == ["sigmoid"] and args.f_divergence_type == "reverse_kl"
+    if shaped and (not plain or args.use_weighting or args.ld_alpha is not None):
+        raise ValueError(
+            f"train_dataset has the column(s) {', '.join(shaped)}, which shape the plain DPO loss only, but "
+            f"loss_type={args.loss_type}, f_divergence_type={args.f_divergence_type!r}, use_weighting="
+            f"{args.use_weighting}, ld_alpha={args.ld_alpha}; remove these columns with "
+            "dataset.remove_columns, or leave these settings at their defaults"
+        )
