@@ -18,7 +18,8 @@ from hf_icon2.prompts import Instruction
 from hf_icon2.recipe import Evaluation
 from hf_icon2.steering.decoding import Sampling
 from hf_icon2.steering.noise import row_seed
-from hf_icon2.synthesis.consistency import consistency_histogram, filter_instructions, score_consistency
+from hf_icon2.synthesis.consistency import filter_instructions, score_consistency
+from hf_icon2.synthesis.distribution import consistency_histogram
 from hf_icon2.synthesis.instructions import SynthesisReport, synthesize_instructions
 from hf_icon2.synthesis.pairs import generate_pairs, pair_features
 from hf_icon2.synthesis.tuning import calibrate_maximum, tune

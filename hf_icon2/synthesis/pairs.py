@@ -100,7 +100,7 @@ def generate_pairs(
             "directions_sha256": directions.sha256,
             "noise": noise,
             "seed": row_seed(seed, row["id"]),
-            "flags": pair_flags(both[0].ids, both[1].ids),
+            "flags": pair_flags(*both),
             "tokens_chosen": len(both[0].ids),
             "tokens_rejected": len(both[1].ids),
             "finish_chosen": both[0].finish_reason,
