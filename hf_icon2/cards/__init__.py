@@ -73,7 +73,7 @@ def model_card(
         base_model: Id or path of the model that was trained, None if it has neither.
         tags: Tags for the Hub.
         dataset_name: Id of the pairs on the Hub, if they are there.
-        provenance: `rows`, `columns`, `directions` and `criteria`: each `name`, `pairs`, `chosen`, `rejected`.
+        provenance: `rows`, `columns`, `directions`, `criteria` (each `name`, `pairs`, `chosen`, `rejected`).
         training: `settings` (name to value), `monitor` (a sentence), `versions`, `paper_id` and `citation`.
     """
     local = (

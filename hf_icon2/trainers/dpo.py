@@ -18,7 +18,6 @@ from transformers import EarlyStoppingCallback, PreTrainedModel, TrainerCallback
 from trl import DPOTrainer  # type: ignore[attr-defined]
 
 from hf_icon2.cards import model_card
-from hf_icon2.storage import write_atomic
 from hf_icon2.trainers.config import Icon2DPOConfig
 from hf_icon2.trainers.losses import dpo_loss
 from hf_icon2.trainers.monitor import RewardHackingMonitor
@@ -160,9 +159,10 @@ class Icon2DPOTrainer(DPOTrainer):
         """
         if not self.is_world_process_zero():
             return
+        folder = Path(str(self.args.output_dir))
         extra = [tags] if isinstance(tags, str) else list(tags or ())
         card = model_card(
-            model_name=model_name or Path(str(self.args.output_dir)).name,
+            model_name=model_name or folder.name,
             base_model=_name_of(self.model),
             tags=[*self._tag_names, *extra],
             dataset_name=dataset_name,
@@ -175,7 +175,8 @@ class Icon2DPOTrainer(DPOTrainer):
                 "citation": self._paper["citation"],
             },
         )
-        write_atomic(Path(str(self.args.output_dir)) / "README.md", card)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "README.md").write_text(card, encoding="utf-8")
 
     def _settings(self) -> dict[str, object]:
         """What a reader of the card asks for."""
