@@ -1,6 +1,6 @@
 """What can be wrong with a preference pair, seen without a judge.
 
-Flags from the two answers alone come from `pair_flags`; those that need the model from `check_pairs`.
+Flags from the two answers alone come from `answer_flags`; those that need the model from `check_pairs`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 from hf_icon2.blocks import find_blocks
 from hf_icon2.directions.vectors import DirectionVectors
 from hf_icon2.prompts import Instruction, Message, encode_prompt, pad_token_id
+from hf_icon2.steering.decoding import Completion
 from hf_icon2.synthesis.readings import Row, response_projections, unsteered_logps
 
 if TYPE_CHECKING:
@@ -44,8 +45,13 @@ BREAKS = 0.1
 """Share of broken answers from which a strength is said to break the text."""
 
 
-def pair_flags(chosen: Tokens, rejected: Tokens) -> list[str]:
-    """What the two answers alone show: identical, length_only, degenerate_chosen, degenerate_rejected."""
+def pair_flags(chosen: Completion, rejected: Completion) -> list[str]:
+    """What two generated answers show by themselves, without the model; see `answer_flags`."""
+    return answer_flags(chosen.ids, rejected.ids)
+
+
+def answer_flags(chosen: Tokens, rejected: Tokens) -> list[str]:
+    """What two answers alone show: identical, length_only, degenerate_chosen, degenerate_rejected."""
     found = {
         "identical": identical(chosen, rejected),
         "length_only": length_only(chosen, rejected),
@@ -165,7 +171,7 @@ def check_pairs(
     margins = (projections[:half] - projections[half:]).tolist()
     logps = list(zip(means[:half], means[half:], strict=True))
     flags = [
-        pair_flags(*both) + _model_flags(margin, *logp, unlikely=unlikely)
+        answer_flags(*both) + _model_flags(margin, *logp, unlikely=unlikely)
         for both, margin, logp in zip(zip(*sides, strict=True), margins, logps, strict=True)
     ]
     checked = _with_checks(pairs, flags, margins, logps)
@@ -224,8 +230,8 @@ def _warnings(name: str, rows: list[list[str]]) -> list[str]:
         if broken > BREAKS:
             found.append(
                 f"The {side} side's strength breaks the text: {broken:.0%} of the {side} answers for "
-                f"{name!r} repeat themselves, are empty, or are very unlikely to the unsteered model (allowed: "
-                f"{BREAKS:.0%}). Lower that strength, or tune the directions."
+                f"{name!r} repeat themselves, are empty, or are very unlikely to the unsteered model "
+                f"(allowed: {BREAKS:.0%}). Lower that strength, or tune the directions."
             )
     flipped = sum("flipped" in row for row in rows) / len(rows)
     if flipped > 0.5:

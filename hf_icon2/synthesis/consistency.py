@@ -219,8 +219,8 @@ def _check_finite(values: np.ndarray) -> None:
     bad = int((~np.isfinite(values)).any(1).sum())
     if bad:
         raise ValueError(
-            f"the model's states of {bad} of {len(values)} instructions are not finite; load it in float32 or "
-            "bfloat16"
+            f"the model's states of {bad} of {len(values)} instructions are not finite; load it in float32 "
+            "or bfloat16"
         )
 
 
