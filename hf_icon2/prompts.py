@@ -7,7 +7,7 @@ cannot disagree on the template. What the text says is left to others.
 from __future__ import annotations
 
 import hashlib
-import logging
+import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -16,8 +16,6 @@ from jinja2.exceptions import TemplateError
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedTokenizerBase
-
-logger = logging.getLogger(__name__)
 
 Message = dict[str, str]
 Instruction = str | list[Message]
@@ -33,13 +31,20 @@ def as_messages(instruction: Instruction) -> list[Message]:
         if not instruction.strip():
             raise ValueError("an instruction is empty; remove empty rows before calling")
         return [{"role": "user", "content": instruction}]
+    if not isinstance(instruction, list):
+        raise TypeError(
+            f"an instruction is text or a list of messages, got {type(instruction).__name__}; of a dataset "
+            "pass one column, like list(dataset['prompt'])"
+        )
     if not instruction or instruction[-1].get("role") != "user":
         raise ValueError(f"a conversation must end with a user turn, got {instruction!r}")
     return [dict(message) for message in instruction]
 
 
 def has_system_role(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether the chat template renders a system message at all (some raise, some drop it)."""
+    """Whether there is a chat template that renders a system message (some raise, some drop it)."""
+    if tokenizer.chat_template is None:
+        return False
     messages = [{"role": "system", "content": _SENTINEL}, {"role": "user", "content": "hi"}]
     try:
         return _SENTINEL in tokenizer.apply_chat_template(messages, tokenize=False)
@@ -54,19 +59,20 @@ def default_system_prompt(tokenizer: PreTrainedTokenizerBase) -> str:
         The text between the start of the conversation and the user's own header, empty for most templates.
         Templates that inject one steer every "unprompted" measurement; callers report it.
     """
-    first = _render([{"role": "user", "content": _SENTINEL}], tokenizer)
+    if tokenizer.chat_template is None:
+        return ""
+    second = f"second {_SENTINEL}"
     turns = [
         {"role": "user", "content": _SENTINEL},
         {"role": "assistant", "content": "ok"},
-        {"role": "user", "content": _SENTINEL},
+        {"role": "user", "content": second},
     ]
-    both = _render(turns, tokenizer)
-    header = both.split(_SENTINEL)[1]  # end of turn 1, the answer, and the header of a later user turn
-    prefix = first.split(_SENTINEL)[0]
-    shared = 0
-    while shared < min(len(prefix), len(header)) and prefix[-1 - shared] == header[-1 - shared]:
-        shared += 1
-    injected = prefix[: len(prefix) - shared].removeprefix(tokenizer.bos_token or "")
+    prefix = _render(turns[:1], tokenizer).partition(_SENTINEL)[0].removeprefix(tokenizer.bos_token or "")
+    later = _render(turns, tokenizer).partition(second)[0]
+    header = os.path.commonprefix([prefix[::-1], later[::-1]])  # what stands before every user turn
+    injected = prefix[: len(prefix) - len(header)]
+    for token in tokenizer.all_special_tokens:
+        injected = injected.replace(token, "")
     return injected.strip() if any(character.isalpha() for character in injected) else ""
 
 
@@ -76,12 +82,13 @@ def render_prompt(
     """The text a model is given: system side, instruction, and the header of the answer.
 
     Without a system role the system text is folded into the first user turn. Without a chat template it is
-    put before the instruction, or around it where it contains `{instruction}`.
+    put before the instruction, or around it where it contains `{instruction}`. A system message that the
+    conversation brings along follows `system`.
 
     Args:
         tokenizer: Its `chat_template` decides the layout.
         instruction: Text or conversation that ends with the user's turn.
-        system: System prompt, or None for no system message.
+        system: System prompt, or None to add no system message.
 
     Raises:
         ValueError: For an empty instruction, or a conversation where there is no chat template.
@@ -89,11 +96,13 @@ def render_prompt(
     messages = as_messages(instruction)
     if tokenizer.chat_template is None:
         return _render_plain(messages, system)
-    if system is not None and has_system_role(tokenizer):
-        messages.insert(0, {"role": "system", "content": system})
-    elif system is not None:
-        logger.info("the chat template has no system role; the system prompt is folded into the user turn")
-        messages[0]["content"] = f"{system}\n\n{messages[0]['content']}"
+    texts = [] if system is None else [system]
+    if messages[0]["role"] == "system":
+        texts.append(messages.pop(0)["content"])
+    if texts and has_system_role(tokenizer):
+        messages.insert(0, {"role": "system", "content": "\n\n".join(texts)})
+    elif texts:
+        messages[0]["content"] = "\n\n".join([*texts, messages[0]["content"]])
     return _render(messages, tokenizer, add_generation_prompt=True)
 
 
