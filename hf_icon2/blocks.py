@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,17 +45,21 @@ def block_output(output: Any) -> Tensor:  # noqa: ANN401  (whatever a block retu
     """The residual stream out of a block's return value: a tensor, or a tuple that starts with it."""
     first = output[0] if isinstance(output, tuple) else output
     if not isinstance(first, Tensor):
-        raise ValueError(f"a decoder block returned {type(first).__name__}, not a tensor; this is unsupported")
+        raise ValueError(
+            f"a decoder block returned {type(first).__name__}, not a tensor; it is not supported"
+        )
     return first
 
 
 def unwrap(model: nn.Module) -> PreTrainedModel:
-    """The transformers model inside a PEFT wrapper, or the model itself."""
-    inner = model
-    if not isinstance(model, PreTrainedModel) and callable(getattr(model, "get_base_model", None)):
-        inner = model.get_base_model()  # type: ignore[operator]
+    """The transformers model inside `torch.compile` or a PEFT wrapper, or the model itself."""
+    inner = getattr(model, "_orig_mod", model)  # what torch.compile wraps
+    if not isinstance(inner, PreTrainedModel) and callable(getattr(inner, "get_base_model", None)):
+        inner = inner.get_base_model()  # type: ignore[operator]
     if not isinstance(inner, PreTrainedModel):
-        raise TypeError(f"expected a transformers model (or a PEFT model around one), got {type(model).__name__}")
+        raise TypeError(
+            f"expected a transformers model (or a PEFT model around one), got {type(model).__name__}"
+        )
     return inner
 
 
@@ -66,8 +70,8 @@ def find_blocks(model: nn.Module) -> Blocks:
         model: A transformers causal LM, or a PEFT model around one.
 
     Raises:
-        ValueError: If there is no list of blocks, or the probe shows that adding a (rows, 1, hidden) tensor to
-            their outputs would not mean what it should. The message names the block.
+        ValueError: If there is no list of blocks, or the probe shows that adding a (rows, 1, hidden) tensor
+            to their outputs would not mean what it should. The message names the block.
     """
     inner = unwrap(model)
     if inner.config.is_encoder_decoder:
@@ -111,7 +115,9 @@ def _probe(model: PreTrainedModel, blocks: Blocks) -> None:
     handles = [block.register_forward_hook(watch(layer)) for layer, block in enumerate(blocks.layers)]
     try:
         with torch.no_grad():
-            blocks.trunk(input_ids=torch.zeros((1, 2), dtype=torch.long, device=model.device), use_cache=False)
+            blocks.trunk(
+                input_ids=torch.zeros((1, 2), dtype=torch.long, device=model.device), use_cache=False
+            )
     finally:
         for handle in handles:
             handle.remove()
@@ -125,9 +131,21 @@ def _probe(model: PreTrainedModel, blocks: Blocks) -> None:
     for layer, shape in calls:
         if shape != (1, 2, blocks.hidden_size):
             raise ValueError(
-                f"{name}: block {layer} ({type(blocks.layers[layer]).__name__}) puts out shape {shape} for one "
-                f"row of two tokens, expected (1, 2, {blocks.hidden_size}); it is not supported"
+                f"{name}: block {layer} ({type(blocks.layers[layer]).__name__}) puts out shape {shape} for "
+                f"one row of two tokens, expected (1, 2, {blocks.hidden_size}); it is not supported"
             )
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """No dropout inside the block: a trainer leaves its model in training mode, and states must not vary."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
 
 
 class _Stop(Exception):
@@ -142,8 +160,8 @@ def read_states(
     Args:
         blocks: Of the model to run.
         layers: L layers to read, ascending.
-        read: Maps a block's output (B, T, D) to the part to keep, usually (B, D); keeping little is what makes
-            extraction light.
+        read: Maps a block's output (B, T, D) to the part to keep, usually (B, D); keeping little is what
+            makes extraction light.
         **inputs: What the trunk's forward takes.
 
     Returns:
@@ -156,11 +174,8 @@ def read_states(
         if layer == layers[-1]:
             raise _Stop
 
-    with torch.no_grad(), _watching(blocks, layers, keep):
-        try:
-            blocks.trunk(**inputs)
-        except _Stop:
-            pass
+    with torch.no_grad(), _watching(blocks, layers, keep), suppress(_Stop):
+        blocks.trunk(**inputs)
     return torch.stack([kept[layer].cpu() for layer in layers], dim=1)  # one sync, after the pass
 
 

@@ -1,4 +1,4 @@
-"""The record that makes a set of directions usable elsewhere: what it was measured on and how. Needs no torch."""
+"""The record that makes directions usable elsewhere: what they were measured on and how. Needs no torch."""
 
 from __future__ import annotations
 
@@ -90,7 +90,8 @@ class DirectionVectorConfig:
             missing = set(self.control_layers.get(name, ())) - set(self.layers)
             if missing or not self.control_layers.get(name):
                 raise ValueError(
-                    f"control layers of {name!r} are {self.control_layers.get(name)}; choose at least one out of {self.layers}"
+                    f"control layers of {name!r} are {self.control_layers.get(name)}; choose at least one "
+                    f"out of {self.layers}"
                 )
             _check_choice(f"pooling of {name!r}", self.pooling.get(name), get_args(Pooling))
 
@@ -110,7 +111,8 @@ class DirectionVectorConfig:
         version = data.get("format_version")
         if version != FORMAT_VERSION:
             raise ValueError(
-                f"{CONFIG_NAME} has format_version {version!r}, this library reads {FORMAT_VERSION}; upgrade hf_icon2"
+                f"{CONFIG_NAME} has format_version {version!r}, this library reads {FORMAT_VERSION}; upgrade "
+                "hf_icon2"
             )
         known = {item.name for item in dataclasses.fields(cls)}
         required = {
@@ -133,7 +135,13 @@ class DirectionVectorConfig:
     @classmethod
     def from_file(cls, folder: Path) -> DirectionVectorConfig:
         """Reads the record in a folder."""
-        return cls.from_json((folder / CONFIG_NAME).read_text(encoding="utf-8"))
+        path = folder / CONFIG_NAME
+        try:
+            return cls.from_json(path.read_text(encoding="utf-8"))
+        except json.JSONDecodeError as error:
+            raise ValueError(
+                f"{path} is truncated or not JSON ({error}); download or extract it again"
+            ) from error
 
 
 def _check_choice(what: str, value: object, allowed: tuple[str, ...]) -> None:

@@ -68,8 +68,8 @@ def evidence(contrasts: Tensor, finder: Finder, *, seed: int = 0) -> dict[str, l
         seed: Of the order and of the random control.
 
     Returns:
-        Lists over layers. `held_out_accuracy`: share of held-out contrasts that project positively on the other
-        half's direction. `random_accuracy`: the same for a random direction, signed on the other half.
+        Lists over layers. `held_out_accuracy`: share of held-out contrasts that project positively on the
+        other half's direction. `random_accuracy`: the same for a random direction, signed on the other half.
         `split_half_cosine`: cosine between the two halves' directions.
     """
     generator = torch.Generator().manual_seed(seed)
@@ -96,6 +96,8 @@ def _crossed_accuracy(halves: tuple[Tensor, Tensor], directions: list[Tensor]) -
 
 def _first_axis(rows: Tensor, mean: Tensor) -> Tensor:
     """Right singular vector of the largest singular value of `rows` (N, D), with the sign of `mean` (D,)."""
+    if not bool(rows.any()):
+        return torch.zeros_like(mean)  # nothing varies, and any axis would be made up
     if len(rows) < rows.shape[1]:  # the smaller Gram matrix has the same spectrum
         _, vectors = torch.linalg.eigh((rows @ rows.T).double())
         axis = rows.double().T @ vectors[:, -1]

@@ -1,15 +1,15 @@
-"""Measures directions: contrast two system prompts over many instructions, keep the main axis of the contrasts.
+"""Measures directions: contrast two system prompts over many instructions, keep the contrasts' main axis.
 
-The trunk runs without the LM head and only down to the deepest layer asked for; each system prompt is prefilled
-once and its cache shared by every batch; of each state only what the pooling needs is kept.
+The trunk runs without the LM head and only down to the deepest layer asked for; each system prompt is
+prefilled once and its cache shared by every batch; of each state only what the pooling needs is kept.
 """
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import inspect
 import json
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -18,17 +18,27 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
-from transformers import DynamicCache, PreTrainedModel
+from transformers import PreTrainedModel
 
-from hf_icon2.blocks import Blocks, find_blocks, read_states, unwrap
+from hf_icon2.blocks import Blocks, evaluating, find_blocks, read_states, unwrap
 from hf_icon2.criteria import DEFAULT_CRITERIA, Criterion, named
 from hf_icon2.directions.config import DirectionVectorConfig, Method, Pooling, Scale
 from hf_icon2.directions.estimation import FINDERS, evidence
+from hf_icon2.directions.prefix import Prefix, shared_prefix
 from hf_icon2.directions.vectors import DirectionVectors, scale_norms
-from hf_icon2.prompts import Instruction, encode_prompt, pad_batch, pad_token_id, template_fingerprint
+from hf_icon2.prompts import (
+    Instruction,
+    encode_prompt,
+    has_system_role,
+    pad_batch,
+    pad_token_id,
+    template_fingerprint,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+logger = logging.getLogger(__name__)
 
 RESPONSE_TOKENS = 64
 """Length of the answers that `pooling="response"` averages over."""
@@ -49,9 +59,9 @@ def extract_directions(
 ) -> DirectionVectors:
     """Measures one direction per criterion and layer (Icon², section 3.1, Algorithm 1).
 
-    For each instruction the contrast is the state under the criterion's positive side minus the state under its
-    negative side. The direction is the first principal component of the contrasts, not centred, with the sign of
-    the mean contrast: the paper leaves both open, and centring removes the signal.
+    For each instruction the contrast is the state under the criterion's positive side minus the state under
+    its negative side. The direction is the first principal component of the contrasts, not centred, with the
+    sign of the mean contrast: the paper leaves both open, and centring removes the signal.
 
     Args:
         model: Causal LM, or a PEFT model around one.
@@ -59,11 +69,13 @@ def extract_directions(
         instructions: At least 2; the paper uses 1,024. Conversations must end with a user turn.
         criteria: What to measure.
         layers: Blocks to measure; all by default.
-        pooling: Which states are contrasted, for all criteria or for each: "last" is the last token of the prompt
-            (the paper's), "response" the mean over the answer that the model itself gives greedily to each side.
+        pooling: Which states are contrasted, for all criteria or for each: "last" is the last token of the
+            prompt (the paper's), "response" the mean over the answer that the model itself gives greedily to
+            each side.
         method: "pca" (above), "mean_difference" or "centred_pca".
-        scale: Norm of the stored vectors, which is the unit of strength: "residual" (mean norm of the residual
-            stream at the layer, makes strengths portable), "contrast" (norm of the mean contrast) or "unit".
+        scale: Norm of the stored vectors, which is the unit of strength: "residual" (mean norm of the
+            residual stream at the layer, makes strengths portable), "contrast" (norm of the mean contrast) or
+            "unit".
         batch_size: Rows per forward pass.
         show_progress: Whether to show a progress bar.
 
@@ -71,21 +83,27 @@ def extract_directions(
         Directions with evidence: how well they separate held-out contrasts, and how stable they are.
 
     Raises:
-        ValueError: For fewer than 2 instructions, a layer the model lacks, an unsupported architecture, or
-            pooling that names an unknown criterion.
+        ValueError: For fewer than 2 instructions, a layer the model lacks, an unsupported architecture,
+            pooling that names an unknown criterion, or a criterion whose two sides look alike to the model.
     """
     by_name, poolings = named(criteria), _poolings(pooling, criteria)
     if len(instructions) < 2:
-        raise ValueError(f"directions need at least 2 instructions, got {len(instructions)}; hundreds are better")
+        raise ValueError(
+            f"directions need at least 2 instructions, got {len(instructions)}; 100 or more serve well"
+        )
+    if tokenizer.chat_template is not None and not has_system_role(tokenizer):
+        logger.warning("the chat template has no system role; the criteria's texts go into the user turn")
     reader = _Reader(model, tokenizer, find_blocks(model), layers, batch_size)
     tensors, norms, records, contrast_norms = [], [], {}, {}
-    with tqdm(total=2 * len(by_name) * len(instructions), desc="directions", disable=not show_progress) as bar:
+    total = 2 * len(by_name) * len(instructions)
+    with tqdm(total=total, desc="directions", disable=not show_progress) as bar:
         for name, criterion in by_name.items():
             sides = [
                 reader.states(instructions, side, poolings[name], bar.update)
                 for side in (criterion.positive, criterion.negative)
             ]
             contrasts = sides[0] - sides[1]  # (N, L, D)
+            _check_contrasts(contrasts, name)
             norms.append(torch.stack(sides).norm(dim=-1).mean(dim=(0, 1)))
             contrast_norms[name] = _floats(contrasts.mean(0).norm(dim=-1))
             tensors.append(FINDERS[method](contrasts))
@@ -127,7 +145,11 @@ def last_token_states(
     batch_size: int = 32,
     progress: Callable[[int], object] = lambda _done: None,
 ) -> Tensor:
-    """States at the last token of each prompt (the end of the answer's header), (N, L, D) float32 on the CPU."""
+    """States at the last token of each prompt (the end of the answer's header).
+
+    Returns:
+        (N, L, D) float32 on the CPU.
+    """
     reader = _Reader(model, tokenizer, find_blocks(model), layers, batch_size)
     return reader.states(instructions, system, "last", progress)
 
@@ -143,7 +165,8 @@ class _Reader:
     batch_size: int
 
     def __post_init__(self) -> None:
-        self.layers = list(range(len(self.blocks.layers))) if self.wanted is None else sorted(set(self.wanted))
+        wanted = range(len(self.blocks.layers)) if self.wanted is None else self.wanted
+        self.layers = sorted(set(wanted))
         self.blocks.check(self.layers)
         self.pad = pad_token_id(self.tokenizer)
 
@@ -155,21 +178,22 @@ class _Reader:
         progress: Callable[[int], object],
     ) -> Tensor:
         """Pooled states of every instruction under one side, (N, L, D)."""
-        prompts = [encode_prompt(self.tokenizer, instruction, system) for instruction in instructions]
-        answers = self._answers(prompts) if pooling == "response" else [[] for _ in prompts]
-        rows = [prompt + answer for prompt, answer in zip(prompts, answers, strict=True)]
-        starts = [
-            len(prompt) if answer else len(prompt) - 1 for prompt, answer in zip(prompts, answers, strict=True)
-        ]
-        prefix = _shared_prefix(self.model, self.blocks, rows, limit=min(starts))
-        result = torch.empty(len(rows), len(self.layers), self.blocks.hidden_size)
-        for batch in _by_length([len(row) for row in rows], self.batch_size):
-            result[batch] = self._read([rows[index] for index in batch], [starts[index] for index in batch], prefix)
-            progress(len(batch))
-        return result
+        with evaluating(self.model):
+            prompts = [encode_prompt(self.tokenizer, instruction, system) for instruction in instructions]
+            answers = self._answers(prompts) if pooling == "response" else [[] for _ in prompts]
+            rows = [prompt + answer for prompt, answer in zip(prompts, answers, strict=True)]
+            starts = [len(row) - max(len(answer), 1) for row, answer in zip(rows, answers, strict=True)]
+            prefix = shared_prefix(self.model, self.blocks, rows, limit=min(starts))
+            result = torch.empty(len(rows), len(self.layers), self.blocks.hidden_size)
+            for batch in _by_length([len(row) for row in rows], self.batch_size):
+                spans = [(rows[index], starts[index]) for index in batch]
+                result[batch] = self._read(spans, prefix)
+                progress(len(batch))
+            return result
 
-    def _read(self, rows: list[list[int]], starts: list[int], prefix: _Prefix) -> Tensor:
+    def _read(self, spans: list[tuple[list[int], int]], prefix: Prefix) -> Tensor:
         """Mean over the positions from each row's start to its end, (B, L, D)."""
+        rows, starts = [row for row, _ in spans], [start for _, start in spans]
         # Right padding: real tokens keep their columns, so causal attention never sees a pad, and neither
         # sliding windows nor absolute positions are off.
         ids, mask = pad_batch([row[prefix.length :] for row in rows], self.pad, side="right")
@@ -203,11 +227,11 @@ class _Reader:
         return {"position_ids": positions} if takes else {}
 
     def _answers(self, prompts: list[list[int]]) -> list[list[int]]:
-        """The model's own greedy answer to each prompt, without the end-of-sequence token where other tokens exist."""
+        """The model's own greedy answer to each prompt; the end token only where there is nothing else."""
         answers: list[list[int]] = [[] for _ in prompts]
         for batch in _by_length([len(prompt) for prompt in prompts], self.batch_size):
             ids, mask = pad_batch([prompts[index] for index in batch], self.pad, side="left")
-            output = self.model.generate(
+            output = self.model.generate(  # type: ignore[operator]
                 input_ids=ids.to(self.model.device),
                 attention_mask=mask.to(self.model.device),
                 max_new_tokens=RESPONSE_TOKENS,
@@ -224,45 +248,8 @@ class _Reader:
         return answers
 
 
-@dataclass(frozen=True)
-class _Prefix:
-    """The prompt tokens that all rows share, prefilled once."""
-
-    length: int
-    cache: DynamicCache | None
-
-    def expanded(self, rows: int) -> dict[str, object]:
-        """The arguments that give `rows` rows this prefix; a fresh cache each time."""
-        if self.cache is None:
-            return {"use_cache": False}
-        cache = copy.deepcopy(self.cache)
-        cache.reorder_cache(torch.zeros(rows, dtype=torch.long))
-        return {"past_key_values": cache, "use_cache": True}
-
-
-def _shared_prefix(model: PreTrainedModel, blocks: Blocks, rows: list[list[int]], limit: int) -> _Prefix:
-    """Prefills the ids that every row begins with; at most `limit`, so that no pooled state is inside.
-
-    A model with a state-space part keeps no per-position keys to share, so it reads every row whole.
-    """
-    shared = 0
-    while shared < limit and all(row[shared] == rows[0][shared] for row in rows):
-        shared += 1
-    attention_only = not (set(getattr(model.config.get_text_config(), "layer_types", None) or ()) - _ATTENTION)
-    if shared == 0 or model._is_stateful or not attention_only:
-        return _Prefix(0, None)
-    cache = DynamicCache(config=model.config)
-    ids = torch.tensor([rows[0][:shared]], device=model.device)
-    with torch.no_grad():
-        blocks.trunk(input_ids=ids, past_key_values=cache, use_cache=True)
-    return _Prefix(shared, cache)
-
-
-_ATTENTION = {"full_attention", "sliding_attention", "chunked_attention"}
-
-
 def _by_length(lengths: list[int], batch_size: int) -> Iterator[list[int]]:
-    """Batches of indices in order of length, so that little is padded; longest first shows memory trouble early."""
+    """Batches of like length, so that little is padded; longest first shows memory trouble early."""
     order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
     for start in range(0, len(order), batch_size):
         yield order[start : start + batch_size]
@@ -278,7 +265,7 @@ def _poolings(pooling: Pooling | Mapping[str, Pooling], criteria: Sequence[Crite
 
 
 def _middle_third(layers: Sequence[int], count: int) -> tuple[int, ...]:
-    """The paper's control layers, the middle third of the model; the measured layer nearest to it otherwise."""
+    """The paper's control layers, the middle third of the model, or the measured layer nearest to it."""
     middle = tuple(layer for layer in layers if count // 3 <= layer < max(2 * count // 3, count // 3 + 1))
     return middle or (min(layers, key=lambda layer: abs(layer - count // 2)),)
 
@@ -290,5 +277,18 @@ def _end_ids(model: PreTrainedModel) -> set[int]:
     return {ends} if isinstance(ends, int) else set(ends)
 
 
+def _check_contrasts(contrasts: Tensor, name: str) -> None:
+    """Refuses contrasts (N, L, D) that have no direction: states overflowed, or both sides are the same."""
+    if not bool(torch.isfinite(contrasts).all()):
+        raise ValueError(
+            f"the states for {name!r} have NaN or infinite values; load the model in bfloat16 or float32"
+        )
+    if not bool(contrasts.any()):
+        raise ValueError(
+            f"the two sides of criterion {name!r} give the same states: the tokenizer or the chat template "
+            "does not let their difference through; reword them"
+        )
+
+
 def _floats(values: Tensor) -> tuple[float, ...]:
-    return tuple(round(float(value), 6) for value in values)
+    return tuple(float(f"{float(value):.7g}") for value in values)

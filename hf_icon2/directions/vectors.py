@@ -1,4 +1,4 @@
-"""The artefact: direction vectors with their record, as an immutable value that saves, loads, compares and mixes."""
+"""The artefact: direction vectors with their record, a value that saves, loads, compares and mixes."""
 
 from __future__ import annotations
 
@@ -12,19 +12,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load, save
 from torch import Tensor
 
 from hf_icon2.directions.config import CONFIG_NAME, DirectionVectorConfig, Scale, StrengthRange
+from hf_icon2.directions.files import find_folder, read_tensor, write_tensor
 from hf_icon2.prompts import template_fingerprint
 from hf_icon2.storage import write_atomic
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-VECTORS_NAME = "direction_vectors.safetensors"
-_TENSOR = "directions"
+
+_PER_CRITERION = ("control_layers", "pooling", "contrast_norms", "strengths", "evidence")
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,11 +50,11 @@ class DirectionVectors:
         if bool(bad.any()):
             row, column = (int(index) for index in bad.nonzero()[0])
             raise ValueError(
-                f"the direction of {config.names[row]!r} at layer {config.layers[column]} has NaN or infinite "
-                "values; the file is damaged or the extraction overflowed, extract again"
+                f"the direction of {config.names[row]!r} at layer {config.layers[column]} has NaN or "
+                "infinite values; the file is damaged or the extraction overflowed, extract again"
             )
 
-    # reading ---------------------------------------------------------------------------------------------
+    # reading
 
     def __getitem__(self, name: str) -> Tensor:
         """Vectors of one criterion, (L, D)."""
@@ -80,7 +79,7 @@ class DirectionVectors:
 
     def unit(self) -> Tensor:
         """All directions with norm 1, (C, L, D); consistency is measured with these (Icon², Eq. 2)."""
-        return self.tensor / self.tensor.norm(dim=-1, keepdim=True).clamp(min=1e-12)
+        return torch.nn.functional.normalize(self.tensor, dim=-1)
 
     def at(self, name: str, layer: int) -> Tensor:
         """The direction of one criterion at one layer, (D,)."""
@@ -134,20 +133,20 @@ class DirectionVectors:
         ):
             if ours != theirs:
                 raise ValueError(
-                    f"these directions were measured on {source} with {what} {ours}, this model has {theirs}; "
-                    "extract directions for this model"
+                    f"these directions were measured on {source} with {what} {ours}, this model has "
+                    f"{theirs}; extract directions for this model"
                 )
         if tokenizer is not None and template_fingerprint(tokenizer) != config.chat_template_sha256:
             raise ValueError(
-                f"these directions were measured on {source} under another chat template than this tokenizer's; "
-                "use the tokenizer they were extracted with, or extract again"
+                f"these directions were measured on {source} under another chat template than this "
+                "tokenizer's; use the tokenizer they were extracted with, or extract again"
             )
 
-    # algebra: each returns new directions ------------------------------------------------------------------
+    # algebra: each returns new directions, without the recommended strengths, which no longer fit
 
     def __mul__(self, factor: float) -> DirectionVectors:
         """`2 * d` at strength 1 steers like `d` at strength 2."""
-        return replace(self, tensor=self.tensor * factor)
+        return DirectionVectors(replace(self.config, strengths={}), self.tensor * factor)
 
     __rmul__ = __mul__
 
@@ -161,7 +160,7 @@ class DirectionVectors:
                 f"can only add directions of the same criteria and layers, got {self.names} at "
                 f"{self.config.layers} and {other.names} at {other.config.layers}"
             )
-        return replace(self, tensor=self.tensor + other.tensor)
+        return DirectionVectors(replace(self.config, strengths={}), self.tensor + other.tensor)
 
     def __sub__(self, other: DirectionVectors) -> DirectionVectors:
         return self + (-other)
@@ -169,17 +168,12 @@ class DirectionVectors:
     def select(self, names: Sequence[str]) -> DirectionVectors:
         """Only the named criteria, in that order."""
         rows = [self._row(name) for name in names]
+        kept: dict[str, Any] = {
+            field: {name: value for name, value in getattr(self.config, field).items() if name in set(names)}
+            for field in _PER_CRITERION
+        }
         criteria = tuple(self.config.criteria[row] for row in rows)
-        keep = set(names)
-        config = replace(
-            self.config,
-            criteria=criteria,
-            **{
-                field: {name: value for name, value in getattr(self.config, field).items() if name in keep}
-                for field in ("control_layers", "pooling", "contrast_norms", "strengths", "evidence")
-            },
-        )
-        return DirectionVectors(config, self.tensor[rows])
+        return DirectionVectors(replace(self.config, criteria=criteria, **kept), self.tensor[rows])
 
     def merge(self, other: DirectionVectors) -> DirectionVectors:
         """These criteria and the other's, measured on the same model; a name may stand on one side only."""
@@ -188,15 +182,13 @@ class DirectionVectors:
             raise ValueError(f"criteria {sorted(clash)} stand on both sides; select() one of them first")
         for field in ("hidden_size", "num_layers", "layers", "scale", "chat_template_sha256"):
             if getattr(mine, field) != getattr(theirs, field):
-                raise ValueError(f"cannot merge: {field} is {getattr(mine, field)} and {getattr(theirs, field)}")
-        config = replace(
-            mine,
-            criteria=mine.criteria + theirs.criteria,
-            **{
-                field: {**getattr(mine, field), **getattr(theirs, field)}
-                for field in ("control_layers", "pooling", "contrast_norms", "strengths", "evidence")
-            },
-        )
+                raise ValueError(
+                    f"cannot merge: {field} is {getattr(mine, field)} and {getattr(theirs, field)}"
+                )
+        both: dict[str, Any] = {
+            field: {**getattr(mine, field), **getattr(theirs, field)} for field in _PER_CRITERION
+        }
+        config = replace(mine, criteria=mine.criteria + theirs.criteria, **both)
         return DirectionVectors(config, torch.cat([self.tensor, other.tensor]))
 
     def with_control_layers(self, layers: Mapping[str, Sequence[int]]) -> DirectionVectors:
@@ -211,11 +203,11 @@ class DirectionVectors:
         return replace(self, config=replace(self.config, strengths={**self.config.strengths, **strengths}))
 
     def rescaled(self, scale: Scale) -> DirectionVectors:
-        """The same directions with another norm, see `DirectionVectorConfig.scale`; recommended strengths are dropped."""
+        """The same directions with the norm of another `scale`, without recommended strengths."""
         config = replace(self.config, scale=scale, strengths={})
         return DirectionVectors(config, self.unit() * scale_norms(config)[..., None])
 
-    # disk and Hub --------------------------------------------------------------------------------------------
+    # disk and Hub
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> Path:
         """Writes record, vectors and card into a folder (beside a model's files if it holds a model).
@@ -226,7 +218,7 @@ class DirectionVectors:
 
         target = Path(folder)
         target.mkdir(parents=True, exist_ok=True)
-        write_atomic(target / VECTORS_NAME, save({_TENSOR: self.tensor.contiguous()}, {"format": "pt"}))
+        write_tensor(target, self.tensor)
         write_atomic(target / CONFIG_NAME, self.config.to_json())
         if not (target / "README.md").exists():
             write_atomic(target / "README.md", directions_card(self.config))
@@ -244,20 +236,19 @@ class DirectionVectors:
             token: Hub token, if the repo is private.
 
         Raises:
-            FileNotFoundError: If a folder holds no directions.
+            FileNotFoundError: If there is no such folder or repo, or it holds no directions.
             ValueError: If a file is truncated, holds NaN, or does not fit its record.
         """
-        folder = Path(source)
-        if not folder.is_dir():
-            folder = _download(str(source), revision, token)
-        for name in (CONFIG_NAME, VECTORS_NAME):
-            if not (folder / name).is_file():
-                raise FileNotFoundError(f"{folder} holds no {name}; save directions there with save_pretrained()")
-        config = DirectionVectorConfig.from_file(folder)
-        return cls(config, _read_tensor(folder / VECTORS_NAME))
+        folder = find_folder(source, revision, token)
+        return cls(DirectionVectorConfig.from_file(folder), read_tensor(folder))
 
     def push_to_hub(
-        self, repo_id: str, *, private: bool | None = None, token: str | None = None, **upload: Any  # noqa: ANN401
+        self,
+        repo_id: str,
+        *,
+        private: bool | None = None,
+        token: str | None = None,
+        **upload: Any,  # noqa: ANN401
     ) -> str:
         """Uploads record, vectors and card to a Hub repo, created if missing.
 
@@ -280,7 +271,7 @@ class DirectionVectors:
                 (Path(folder) / "README.md").unlink()  # beside a model: its own card stays
             return str(api.upload_folder(repo_id=repo.repo_id, folder_path=folder, **upload).commit_url)
 
-    # private -------------------------------------------------------------------------------------------------
+    # private
 
     def _row(self, name: str) -> int:
         self._check_names([name])
@@ -289,7 +280,8 @@ class DirectionVectors:
     def _check_names(self, names: Mapping[str, object] | Sequence[str]) -> None:
         for name in names:
             if name not in self.names:
-                raise ValueError(f"unknown criterion {name!r}; these directions have: {', '.join(self.names)}")
+                known = ", ".join(self.names)
+                raise ValueError(f"unknown criterion {name!r}; these directions have: {known}")
 
 
 def scale_norms(config: DirectionVectorConfig) -> Tensor:
@@ -298,26 +290,3 @@ def scale_norms(config: DirectionVectorConfig) -> Tensor:
         return torch.tensor([config.contrast_norms[name] for name in config.names])
     row = config.residual_norms if config.scale == "residual" else (1.0,) * len(config.layers)
     return torch.tensor([row] * len(config.criteria))
-
-
-def _read_tensor(path: Path) -> Tensor:
-    try:
-        tensors = load(path.read_bytes())
-    except SafetensorError as error:
-        raise ValueError(f"{path} is truncated or not a safetensors file ({error}); download or extract it again") from error
-    if set(tensors) != {_TENSOR}:
-        raise ValueError(f"{path} holds tensors {sorted(tensors)}, expected one named {_TENSOR!r}")
-    return tensors[_TENSOR]
-
-
-def _download(repo_id: str, revision: str | None, token: str | None) -> Path:
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HFValidationError
-
-    try:
-        for name in (CONFIG_NAME, VECTORS_NAME):
-            path = hf_hub_download(repo_id, name, revision=revision, token=token)
-    except HFValidationError as error:
-        raise FileNotFoundError(f"{repo_id!r} is neither a folder nor a Hub repo id") from error
-    return Path(path).parent
-
