@@ -13,6 +13,21 @@ from huggingface_hub import ModelCard, ModelCardData
 if TYPE_CHECKING:
     from hf_icon2.directions.config import DirectionVectorConfig
 
+_TITLE = "Icon2: Aligning Large Language Models Using Self-Synthetic Preference Data via Inherent Regulation"
+PAPER = {
+    "title": _TITLE,
+    "id": "2509.05605",  # arXiv
+    "citation": f"""\
+@misc{{chen2025icon2,
+    title         = {{{{{_TITLE}}}}},
+    author        = {{Qiyuan Chen and Hongsen Huang and Qian Shao and Jiahe Chen and Jintai Chen
+                     and Hongxia Xu and Renjie Hua and Chuan Ren and Jian Wu}},
+    year          = 2025,
+    eprint        = {{2509.05605}},
+    archivePrefix = {{arXiv}},
+}}""",
+}
+
 
 def template(name: str) -> str:
     """Text of a card template, for instance `directions`."""
@@ -74,7 +89,7 @@ def model_card(
         tags: Tags for the Hub.
         dataset_name: Id of the pairs on the Hub, if they are there.
         provenance: `rows`, `columns`, `directions`, `criteria` (each `name`, `pairs`, `chosen`, `rejected`).
-        training: `settings` (name to value), `monitor` (a sentence), `versions`, `paper_id` and `citation`.
+        training: `settings` (name to value), `monitor` (a sentence) and `versions`.
     """
     local = (
         base_model is None or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", base_model) or Path(base_model).exists()
@@ -94,6 +109,7 @@ def model_card(
             local=local,
             base_model=base_model and (Path(base_model).name if local else base_model),
             dataset_name=dataset_name,
+            paper=PAPER,
             **provenance,
             **training,
         )

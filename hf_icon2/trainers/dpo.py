@@ -15,9 +15,10 @@ from accelerate.utils import is_peft_model
 from datasets import Dataset, IterableDataset
 from torch import Tensor, nn
 from transformers import EarlyStoppingCallback, PreTrainedModel, TrainerCallback
+from transformers.trainer_utils import SchedulerType
 from trl import DPOTrainer  # type: ignore[attr-defined]
 
-from hf_icon2.cards import model_card
+from hf_icon2.cards import PAPER, model_card
 from hf_icon2.trainers.config import Icon2DPOConfig
 from hf_icon2.trainers.losses import dpo_loss
 from hf_icon2.trainers.monitor import RewardHackingMonitor
@@ -28,17 +29,6 @@ if TYPE_CHECKING:
 
 Pairs: TypeAlias = Dataset | IterableDataset
 Collate = Callable[[list[dict[str, Any]]], dict[str, Any]]
-
-TITLE = "Icon2: Aligning Large Language Models Using Self-Synthetic Preference Data via Inherent Regulation"
-CITATION = f"""\
-@misc{{chen2025icon2,
-    title         = {{{{{TITLE}}}}}, author        = {{Qiyuan Chen and Hongsen Huang and Qian Shao and Jiahe
-    Chen and Jintai Chen and Hongxia Xu
-                     and Renjie Hua and Chuan Ren and Jian Wu}},
-    year          = 2025,
-    eprint        = {{2509.05605}},
-    archivePrefix = {{arXiv}},
-}}"""
 
 
 class Icon2DPOTrainer(DPOTrainer):
@@ -65,7 +55,7 @@ class Icon2DPOTrainer(DPOTrainer):
 
     _tag_names = ["trl", "dpo", "icon2"]
     _name = "Icon2 DPO"
-    _paper = {"title": TITLE, "id": "2509.05605", "citation": CITATION}
+    _paper = PAPER
 
     args: Icon2DPOConfig
 
@@ -171,8 +161,6 @@ class Icon2DPOTrainer(DPOTrainer):
                 "settings": self._settings(),
                 "monitor": self.monitor.summary() if self.args.monitor_reward_hacking else "Not monitored.",
                 "versions": ", ".join(f"{name} {version(name)}" for name in ("trl", "transformers", "torch")),
-                "paper_id": self._paper["id"],
-                "citation": self._paper["citation"],
             },
         )
         folder.mkdir(parents=True, exist_ok=True)
@@ -181,7 +169,7 @@ class Icon2DPOTrainer(DPOTrainer):
     def _settings(self) -> dict[str, object]:
         """What a reader of the card asks for."""
         args, state = self.args, self.state
-        schedule, columns = str(args.lr_scheduler_type), self._provenance["columns"]
+        schedule, columns = SchedulerType(args.lr_scheduler_type).value, self._provenance["columns"]
         best = None
         if state.best_metric is not None:
             best = f"{args.metric_for_best_model} {state.best_metric:.4f} at step {state.best_global_step}"
