@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +35,12 @@ class RunFolder:
         folder = cls(Path(path), recipe)
         record = folder.path / "recipe.json"
         if not record.is_file():
-            if folder.path.exists() and any(folder.path.iterdir()):
+            # a process killed before its first file was whole leaves only the beginning of that file
+            if folder.path.exists() and any(not item.name.startswith(".recipe.json.") for item in folder.path.iterdir()):
                 raise ValueError(
                     f"{folder.path} holds files but no recipe.json, so it is not a run; choose an empty folder"
                 )
-            (folder.path / "stages").mkdir(parents=True, exist_ok=True)
+            folder.path.mkdir(parents=True, exist_ok=True)
             write_atomic(record, json.dumps(recipe.to_dict(), indent=2) + "\n")
         earlier = json.loads(record.read_text(encoding="utf-8"))
         if changed := _differences(earlier, recipe.to_dict()):
@@ -47,6 +50,27 @@ class RunFolder:
             )
         (folder.path / "stages").mkdir(exist_ok=True)
         return folder
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keeps other processes out; a lock dies with its process, however that ends.
+
+        Raises:
+            ValueError: If another process works in this folder.
+        """
+        if sys.platform == "win32":  # has no flock; two runs in one folder are then up to the user
+            yield
+            return
+        import fcntl
+
+        with (self.path / ".lock").open("w") as handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise ValueError(
+                    f"another process works in {self.path}; wait until it ends, or choose another folder"
+                ) from error
+            yield
 
     def figures(self, stage: str) -> Figures | None:
         """What a finished stage recorded, None if it is not done."""

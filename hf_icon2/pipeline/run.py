@@ -34,7 +34,12 @@ def run_recipe(recipe: Recipe, output: str | os.PathLike[str], *, until: str | N
     if until is not None and until not in STAGES:
         raise ValueError(f"there is no stage {until!r}; stages are {', '.join(STAGES)}")
     folder = RunFolder.open(output, recipe)
-    run = Run(folder, Subject(recipe))
+    with folder.locked():
+        return _run_stages(Run(folder, Subject(recipe)), until)
+
+
+def _run_stages(run: Run, until: str | None) -> Path:
+    folder = run.folder
     for number, (name, stage) in enumerate(STAGES.items(), start=1):
         if folder.figures(name) is not None:
             logger.info("[%d/%d] %s: done earlier", number, len(STAGES), name)

@@ -21,7 +21,7 @@ from hf_icon2.steering.noise import row_seed
 from hf_icon2.synthesis.consistency import filter_instructions, score_consistency
 from hf_icon2.synthesis.distribution import consistency_histogram
 from hf_icon2.synthesis.instructions import SynthesisReport, synthesize_instructions
-from hf_icon2.synthesis.pairs import generate_pairs, pair_features
+from hf_icon2.synthesis.pairs import generate_pairs, pair_dataset
 from hf_icon2.synthesis.tuning import calibrate_maximum, tune
 
 DROPPED_FLAGS = ("identical", "degenerate_chosen", "degenerate_rejected")
@@ -207,7 +207,7 @@ def read_pairs(run: Run, *, keep_flagged: bool = False) -> Dataset:
     for path in sorted((run.folder.path / "pairs").glob("*.jsonl")):
         rows += list(run.folder.read_rows(f"pairs/{path.name}"))
     usable = [row for row in rows if keep_flagged or not set(row["flags"]) & set(DROPPED_FLAGS)]
-    return Dataset.from_list(usable, features=pair_features(run.subject.tokenizer.chat_template is not None))
+    return pair_dataset(usable, run.subject.tokenizer.chat_template is not None)
 
 
 def _self_written(

@@ -18,15 +18,14 @@ from hf_icon2.recipe import Recipe
 def train_dpo(recipe: Recipe, subject: Subject, pairs: Dataset, folder: Path) -> dict[str, Any]:
     """Trains on the pairs and saves model and tokenizer in `folder/model`; checkpoints go to `folder/training`.
 
-    Pairs of one instruction stay on one side of the split into train and held-out.
+    Pairs of one instruction stay on one side of the split into train and held-out. An interrupted training goes
+    on from its checkpoint and ends with the same model and the same curve.
     """
-    from transformers.trainer_utils import get_last_checkpoint
-
     from hf_icon2.trainers.dpo import Icon2DPOTrainer
 
     settings = recipe.training
     train, held_out = split_by_instruction(pairs, settings.held_out, recipe.seed)
-    checkpoints = folder / "training"
+    checkpoints = (folder / "training").resolve()  # the trainer's state names the best checkpoint by its path
     lora = _lora(settings.lora_rank)
     trainer = Icon2DPOTrainer(
         load_model(subject.source, recipe.revision),
@@ -37,14 +36,15 @@ def train_dpo(recipe: Recipe, subject: Subject, pairs: Dataset, folder: Path) ->
         processing_class=subject.tokenizer,
         peft_config=lora,
     )
-    last = get_last_checkpoint(str(checkpoints)) if checkpoints.is_dir() else None
-    trainer.train(resume_from_checkpoint=last)
+    trainer.train(resume_from_checkpoint=resumable_checkpoint(checkpoints))
     _save(trainer, subject, folder / "model")
     history = trainer.state.log_history
     return {
         "pairs": len(train),
         "held_out_pairs": len(held_out),
         "steps": trainer.state.global_step,
+        "planned_steps": trainer.state.max_steps,
+        "pairs_per_step": trainer.args.pairs_per_step,
         "curve": [
             {"step": row["step"], **{name: row[name] for name in _CURVE if name in row}}
             for row in history
@@ -55,6 +55,30 @@ def train_dpo(recipe: Recipe, subject: Subject, pairs: Dataset, folder: Path) ->
 
 
 _CURVE = ("loss", "rewards/accuracies", "rewards/margins", "eval_loss", "eval_rewards/accuracies")
+
+
+def resumable_checkpoint(checkpoints: Path) -> str | None:
+    """The latest checkpoint that was written whole and has steps left; later ones are removed.
+
+    The trainer writes `trainer_state.json` last, so a checkpoint with a readable one is whole. From a training's
+    last checkpoint the trainer would take one step too many, and an early stop is forgotten on the way through
+    disk; both then end as they did when they are repeated from the checkpoint before.
+    """
+    found = sorted(checkpoints.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]), reverse=True)
+    for path in found:
+        if _has_steps_left(path / "trainer_state.json"):
+            return str(path)
+        shutil.rmtree(path)
+    return None
+
+
+def _has_steps_left(record: Path) -> bool:
+    try:
+        state = json.loads(record.read_text(encoding="utf-8"))
+    except (FileNotFoundError, json.JSONDecodeError):
+        return False
+    control = state["stateful_callbacks"]["TrainerControl"]["args"]
+    return not control["should_training_stop"]
 
 
 def split_by_instruction(pairs: Dataset, share: float, seed: int) -> tuple[Dataset, Dataset]:
@@ -80,7 +104,9 @@ def _config(recipe: Recipe, checkpoints: Path, pairs: int, evaluate: bool) -> An
     steps = settings.max_steps
     if steps <= 0:
         steps = math.ceil(settings.epochs * math.ceil(pairs / (settings.batch_size * settings.accumulation)))
-    every = max(1, steps // settings.evaluations)
+    # An evaluation, and so a checkpoint, ends a logging interval: what is averaged over it is not in a checkpoint.
+    log = max(1, steps // 50)
+    every = log * max(1, steps // (log * settings.evaluations))
     given = {name: getattr(settings, name) for name in ("beta", "learning_rate") if getattr(settings, name) is not None}
     watched = {"eval_strategy": "steps", "eval_steps": every, "early_stopping_patience": 3} if evaluate else {}
     return Icon2DPOConfig(
@@ -92,10 +118,11 @@ def _config(recipe: Recipe, checkpoints: Path, pairs: int, evaluate: bool) -> An
         per_device_eval_batch_size=settings.batch_size,
         gradient_accumulation_steps=settings.accumulation,
         max_length=settings.max_length,
-        logging_steps=max(1, steps // 50),
+        logging_steps=log,
         save_strategy="steps",
         save_steps=every,
         save_total_limit=2,
+        restore_callback_states_from_checkpoint=True,  # the patience used up so far
         report_to="none",
         use_cpu=not torch.cuda.is_available(),
         **watched,

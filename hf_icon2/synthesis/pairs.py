@@ -109,7 +109,13 @@ def generate_pairs(
         for row, both in zip(rows, zip(*sides, strict=True), strict=True)
     ]
     kept = [pair for pair in pairs if not set(pair["flags"]) & set(drop)]
-    return Dataset.from_list(kept, features=pair_features(chat))
+    return pair_dataset(kept, chat)
+
+
+def pair_dataset(rows: Sequence[Row], chat: bool) -> Dataset:
+    """Preference rows as a typed dataset, also where there are none."""
+    features = pair_features(chat)
+    return Dataset.from_dict({name: [row[name] for row in rows] for name in features}, features=features)
 
 
 def pair_features(chat: bool = True) -> Features:

@@ -1,0 +1,169 @@
+"""Several steerings from one prefill must give what separate, plain runs of `generate` give."""
+
+import copy
+import threading
+
+import pytest
+import torch
+
+from hf_icon2 import make_steerable
+from hf_icon2.steering.cache import roomy_cache
+from hf_icon2.steering.decoding import Sampling, generate_variants
+
+PROMPTS = [[5, 9, 200, 31, 8], [77, 12], [150], [40, 41, 42, 43, 44, 45, 46], [9, 9, 9]]
+GREEDY = Sampling(max_new_tokens=24, temperature=0)
+STOPS = [2, 11, 60, 99, 170, 230]
+
+
+def separately(model, prompt: list[int], steering) -> list[int]:
+    """One plain steered `generate` of one unpadded prompt, cut at the first stop id."""
+    ids = torch.tensor([prompt])
+    output = model.generate(
+        input_ids=ids,
+        attention_mask=torch.ones_like(ids),
+        max_new_tokens=24,
+        do_sample=False,
+        eos_token_id=None,
+        pad_token_id=0,
+        steering=steering or {},
+    )[0, len(prompt) :].tolist()
+    return next((output[:place] for place, token in enumerate(output) if token in STOPS), output)
+
+
+@pytest.fixture(scope="module")
+def steered(request, tiny_llama, random_directions):
+    model = copy.deepcopy(tiny_llama)
+    directions = random_directions(model)
+    return make_steerable(model, directions), directions
+
+
+def test_both_signs_from_one_prefill_equal_separate_runs(steered, architecture, tiny_model, random_directions) -> None:
+    """Greedy, float32, left padding, ragged ends, batches of 3 and 2: token for token, on every architecture."""
+    model = tiny_model(architecture)
+    directions = random_directions(model)
+    make_steerable(model, directions)
+    variants = [[{"honesty": sign}] * len(PROMPTS) for sign in (0.4, -0.4)] + [[None] * len(PROMPTS)]
+    together = generate_variants(
+        model,
+        PROMPTS,
+        variants,
+        sampling=GREEDY,
+        seeds=[[0] * len(PROMPTS)] * 3,
+        pad=0,
+        directions=directions,
+        stop_ids=STOPS,
+        batch_size=3,
+    )
+    for row, steering in zip(together, ({"honesty": 0.4}, {"honesty": -0.4}, None), strict=True):
+        assert [answer.ids for answer in row] == [separately(model, prompt, steering) for prompt in PROMPTS]
+
+
+def test_answers_end_at_stop_ids_or_at_the_longest_length(steered) -> None:
+    model, directions = steered
+    rows = generate_variants(
+        model, PROMPTS, [[None] * 5], sampling=GREEDY, seeds=[[0] * 5], pad=0, stop_ids=STOPS, directions=directions
+    )[0]
+    for answer in rows:
+        assert not set(answer.ids) & set(STOPS)
+        assert answer.finish_reason == ("length" if len(answer.ids) == 24 else "stop")
+    assert {answer.finish_reason for answer in rows} == {"stop", "length"} or len(rows) == 5
+
+
+def test_sampled_answers_do_not_depend_on_the_batch(steered) -> None:
+    """Same seeds in batches of 1, 2 and 5, and in another order."""
+    model, directions = steered
+    seeds = [101, 102, 103, 104, 105]
+
+    def run(order: list[int], batch: int) -> dict[int, list[int]]:
+        answers = generate_variants(
+            model,
+            [PROMPTS[index] for index in order],
+            [[{"helpfulness": 0.3}] * 5],
+            sampling=Sampling(max_new_tokens=12, temperature=0.8, top_p=0.95),
+            seeds=[[seeds[index] for index in order]],
+            pad=0,
+            directions=directions,
+            batch_size=batch,
+        )[0]
+        return {index: answer.ids for index, answer in zip(order, answers, strict=True)}
+
+    assert run([0, 1, 2, 3, 4], 5) == run([0, 1, 2, 3, 4], 1) == run([3, 1, 4, 0, 2], 2)
+
+
+def test_equal_seeds_share_noise_and_different_seeds_do_not(steered) -> None:
+    model, directions = steered
+    sampling = Sampling(max_new_tokens=12)
+    none = [None] * 5
+    shared = generate_variants(model, PROMPTS, [none, none], sampling=sampling, seeds=[[1] * 5] * 2, pad=0)
+    other = generate_variants(model, PROMPTS, [none, none], sampling=sampling, seeds=[[1] * 5, [2] * 5], pad=0)
+    assert shared[0] == shared[1]
+    assert other[0] == shared[0]
+    assert other[1] != other[0]
+
+
+def test_four_threads_decode_differently_steered_rows_like_one_after_the_other(steered) -> None:
+    model, directions = steered
+    strengths = [-0.5, -0.1, 0.2, 0.6]
+    found: dict[float, object] = {}
+
+    def run(strength: float) -> object:
+        return generate_variants(
+            model,
+            PROMPTS,
+            [[{"honesty": strength}] * 5],
+            sampling=Sampling(max_new_tokens=10),
+            seeds=[[3] * 5],
+            pad=0,
+            directions=directions,
+        )
+
+    sequential = {strength: run(strength) for strength in strengths}
+    threads = [
+        threading.Thread(target=lambda strength=strength: found.update({strength: run(strength)}))
+        for strength in strengths
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == sequential
+
+
+def test_the_growing_cache_holds_the_states_of_a_plain_cache(tiny_llama) -> None:
+    from transformers import DynamicCache
+
+    ids = torch.randint(3, 300, (3, 80), generator=torch.Generator().manual_seed(0))
+    roomy, plain = roomy_cache(tiny_llama), DynamicCache(config=tiny_llama.config)
+    keep = torch.tensor([2, 0, 0, 1])
+    with torch.no_grad():
+        for cache in (roomy, plain):
+            tiny_llama(input_ids=ids[:, :70], past_key_values=cache)
+            cache.reorder_cache(keep)
+            for column in range(70, 80):
+                tiny_llama(input_ids=ids[keep, column : column + 1], past_key_values=cache)
+    for ours, theirs in zip(roomy.layers, plain.layers, strict=True):
+        assert torch.equal(ours.keys, theirs.keys)
+        assert torch.equal(ours.values, theirs.values)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "sentence"),
+    [
+        ("max_new_tokens", 0, "max_new_tokens must be at least 1, got 0"),
+        ("temperature", -1.0, r"temperature must be 0 \(greedy\) or more, got -1.0"),
+        ("top_p", 0.0, "top_p must be above 0 and at most 1, got 0.0"),
+    ],
+)
+def test_impossible_sampling_is_refused(field: str, value: float, sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        Sampling(**{field: value})
+
+
+def test_a_steered_variant_without_directions_is_refused(tiny_llama) -> None:
+    with pytest.raises(ValueError, match="a variant is steered, so directions are needed"):
+        generate_variants(tiny_llama, [[5]], [[{"honesty": 1.0}]], sampling=GREEDY, seeds=[[0]], pad=0)
+
+
+def test_lists_of_another_length_are_refused(tiny_llama) -> None:
+    with pytest.raises(ValueError, match="seeds must be 1 lists of 2 entries"):
+        generate_variants(tiny_llama, [[5], [6]], [[None, None]], sampling=GREEDY, seeds=[[0]], pad=0)
