@@ -41,11 +41,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"\ninterrupted; finished work is in {arguments.output}, the same command goes on", file=sys.stderr)
         return 130
-    except OSError as error:
-        print(f"error: {error}; what was finished is in {arguments.output}", file=sys.stderr)
-        return 1
-    except (ValueError, TypeError, ImportError) as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (OSError, ValueError, TypeError, ImportError) as error:
+        begun = isinstance(error, OSError) and (arguments.output / "recipe.json").is_file()
+        after = f"; finished work is in {arguments.output}, the same command goes on" if begun else ""
+        print(f"error: {error}{after}", file=sys.stderr)
         return 1
     print(result)
     return 0
@@ -107,26 +106,22 @@ def _truth(text: str) -> bool:
 
 
 def _recipe(arguments: argparse.Namespace) -> Recipe:
-    """Recipe file first, then flags; a run folder's own recipe where neither says anything."""
+    """Flags over the recipe file; without one over the folder's own recipe, or the quickstart's in a new folder."""
     given = {name: value for name, value in vars(arguments).items() if name not in ("command", "output", "config")}
     record = arguments.output / "recipe.json"
-    if arguments.config is None and not given and record.is_file():
-        return Recipe.from_dict(json.loads(record.read_text(encoding="utf-8")))
-    data = read_settings(arguments.config) if arguments.config else {}
+    if arguments.config:
+        data = read_settings(arguments.config)
+    elif record.is_file():
+        data = json.loads(record.read_text(encoding="utf-8"))
+    else:
+        data = {} if "model" in given else read_settings(Path(__file__).parent / "recipes" / "quickstart.yaml")
     for name, value in given.items():
         section, _, setting = name.rpartition(".")
-        target = data.setdefault(section, {}) if section else data
-        target[setting] = value
-    if not arguments.config and "model" not in data:
-        data = _merged(read_settings(Path(__file__).parent / "recipes" / "quickstart.yaml"), data)
+        if section:
+            data[section] = {**(data.get(section) or {}), setting: value}
+        else:
+            data[setting] = value
     return Recipe.from_dict(data)
-
-
-def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    both = dict(base)
-    for name, value in changes.items():
-        both[name] = {**both.get(name, {}), **value} if isinstance(value, dict) else value
-    return both
 
 
 def _quiet_libraries() -> None:

@@ -8,7 +8,9 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import typing
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -159,9 +161,10 @@ class Recipe:
         values = dict(data)
         for name, section in sections().items():
             if name in values:
-                values[name] = _build(section, values[name], f"{name}.")
+                values[name] = _build(section, {} if values[name] is None else values[name], f"{name}.")
         if "criteria" in values:
-            values["criteria"] = tuple(_criterion(item) for item in values["criteria"])
+            items = values["criteria"]
+            values["criteria"] = tuple(_criterion(item) for item in ([items] if isinstance(items, str) else items))
         return _build(cls, values, "")
 
     @classmethod
@@ -190,7 +193,10 @@ def read_settings(path: str | Path) -> dict[str, Any]:
     else:
         import yaml
 
-        data = yaml.safe_load(text)
+        try:
+            data = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ValueError(f"{source} is not valid YAML: {error}") from error
     if not isinstance(data, dict):
         raise ValueError(f"{source} must map settings to values, got {type(data).__name__}")
     return data
@@ -213,7 +219,28 @@ def _criterion(item: str | Mapping[str, str] | Criterion) -> Criterion:
 def _build(kind: type, values: Mapping[str, Any], prefix: str) -> Any:  # noqa: ANN401
     if dataclasses.is_dataclass(values):
         return values
+    if not isinstance(values, Mapping):
+        raise ValueError(f"{prefix.rstrip('.') or 'a recipe'} must map settings to values, got {values!r}")
     known = {item.name: item for item in dataclasses.fields(kind)}
     if unknown := [f"{prefix}{name}" for name in values if name not in known]:
         raise ValueError(f"unknown settings {unknown}; known: {', '.join(prefix + name for name in known)}")
-    return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+    hints = typing.get_type_hints(kind)
+    return kind(**{name: _value(hints[name], value, f"{prefix}{name}") for name, value in values.items()})
+
+
+def _value(hint: Any, value: Any, name: str) -> Any:  # noqa: ANN401
+    """A value of plain data as its setting's type: lists become tuples, and 1e-4, text in YAML, a number."""
+    options = typing.get_args(hint) or (hint,)
+    if typing.get_origin(hint) is tuple:
+        items = value if isinstance(value, (list, tuple)) else [value]
+        return tuple(_value(options[0], item, name) for item in items)
+    if float in options and type(value) in (int, str):
+        with suppress(ValueError):
+            value = float(value)
+    if type(value) not in options:  # exactly: True is no number
+        wanted = " or ".join(_KINDS.get(option, option.__name__) for option in options)
+        raise ValueError(f"{name} must be {wanted}, got {value!r}; change the recipe")
+    return value
+
+
+_KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "nothing"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -18,11 +19,14 @@ from hf_icon2.prompts import Instruction
 from hf_icon2.recipe import Evaluation
 from hf_icon2.steering.decoding import Sampling
 from hf_icon2.steering.noise import row_seed
+from hf_icon2.synthesis.checks import summarize_checks
 from hf_icon2.synthesis.consistency import filter_instructions, score_consistency
 from hf_icon2.synthesis.distribution import consistency_histogram
 from hf_icon2.synthesis.instructions import SynthesisReport, synthesize_instructions
 from hf_icon2.synthesis.pairs import generate_pairs, pair_dataset
 from hf_icon2.synthesis.tuning import calibrate_maximum, tune
+
+logger = logging.getLogger(__name__)
 
 DROPPED_FLAGS = ("identical", "degenerate_chosen", "degenerate_rejected")
 """Pairs that teach nothing or something wrong whatever the criterion."""
@@ -143,7 +147,11 @@ def make_pairs(run: Run) -> Figures:
             f"none of {len(pairs)} pairs is usable ({dict(Counter(_flags(pairs)))}); raise the strengths if they are "
             "identical, lower them if the text is broken"
         )
+    warnings = summarize_checks(pairs).warnings
+    for warning in warnings:
+        logger.warning("%s", warning)
     return {
+        "warnings": list(warnings),
         "generated": len(pairs),
         "kept": len(good),
         "flags": dict(sorted(Counter(_flags(pairs)).items())),
