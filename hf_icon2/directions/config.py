@@ -80,8 +80,8 @@ class DirectionVectorConfig:
 
     def __post_init__(self) -> None:
         names = list(named(self.criteria))
-        _check_choice("method", self.method, get_args(Method))
-        _check_choice("scale", self.scale, get_args(Scale))
+        check_choice("method", self.method, get_args(Method))
+        check_choice("scale", self.scale, get_args(Scale))
         if list(self.layers) != sorted(set(self.layers)) or not self.layers:
             raise ValueError(f"layers must be ascending and unique, got {self.layers}")
         if not 0 <= self.layers[0] <= self.layers[-1] < self.num_layers:
@@ -93,7 +93,7 @@ class DirectionVectorConfig:
                     f"control layers of {name!r} are {self.control_layers.get(name)}; choose at least one "
                     f"out of {self.layers}"
                 )
-            _check_choice(f"pooling of {name!r}", self.pooling.get(name), get_args(Pooling))
+            check_choice(f"pooling of {name!r}", self.pooling.get(name), get_args(Pooling))
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -144,6 +144,7 @@ class DirectionVectorConfig:
             ) from error
 
 
-def _check_choice(what: str, value: object, allowed: tuple[str, ...]) -> None:
+def check_choice(what: str, value: object, allowed: tuple[str, ...]) -> None:
+    """Raises ValueError for a value that is not among the allowed ones."""
     if value not in allowed:
         raise ValueError(f"{what} is {value!r}; allowed: {', '.join(allowed)}")

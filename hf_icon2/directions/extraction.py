@@ -13,7 +13,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 import torch
 from torch import Tensor
@@ -22,7 +22,7 @@ from transformers import PreTrainedModel
 
 from hf_icon2.blocks import Blocks, evaluating, find_blocks, read_states, unwrap
 from hf_icon2.criteria import DEFAULT_CRITERIA, Criterion, named
-from hf_icon2.directions.config import DirectionVectorConfig, Method, Pooling, Scale
+from hf_icon2.directions.config import DirectionVectorConfig, Method, Pooling, Scale, check_choice
 from hf_icon2.directions.estimation import FINDERS, evidence
 from hf_icon2.directions.prefix import Prefix, shared_prefix
 from hf_icon2.directions.vectors import DirectionVectors, scale_norms
@@ -86,7 +86,10 @@ def extract_directions(
         ValueError: For fewer than 2 instructions, a layer the model lacks, an unsupported architecture,
             pooling that names an unknown criterion, or a criterion whose two sides look alike to the model.
     """
-    by_name, poolings = named(criteria), _poolings(pooling, criteria)
+    by_name = named(criteria)
+    poolings = _poolings(pooling, list(by_name))
+    check_choice("method", method, get_args(Method))  # before hours of work, not after
+    check_choice("scale", scale, get_args(Scale))
     if len(instructions) < 2:
         raise ValueError(
             f"directions need at least 2 instructions, got {len(instructions)}; 100 or more serve well"
@@ -114,7 +117,7 @@ def extract_directions(
         hidden_size=reader.blocks.hidden_size,
         num_layers=len(reader.blocks.layers),
         layers=tuple(reader.layers),
-        criteria=tuple(criteria),
+        criteria=tuple(by_name.values()),
         control_layers={name: _middle_third(reader.layers, len(reader.blocks.layers)) for name in by_name},
         pooling=poolings,
         method=method,
@@ -255,13 +258,13 @@ def _by_length(lengths: list[int], batch_size: int) -> Iterator[list[int]]:
         yield order[start : start + batch_size]
 
 
-def _poolings(pooling: Pooling | Mapping[str, Pooling], criteria: Sequence[Criterion]) -> dict[str, Pooling]:
-    names = [criterion.name for criterion in criteria]
-    if isinstance(pooling, str):
-        return dict.fromkeys(names, pooling)
-    if unknown := set(pooling) - set(names):
+def _poolings(pooling: Pooling | Mapping[str, Pooling], names: Sequence[str]) -> dict[str, Pooling]:
+    given = dict.fromkeys(names, pooling) if isinstance(pooling, str) else pooling
+    if unknown := set(given) - set(names):
         raise ValueError(f"pooling names unknown criteria {sorted(unknown)}; there are: {', '.join(names)}")
-    return {name: pooling.get(name, "last") for name in names}
+    for name, value in given.items():
+        check_choice(f"pooling of {name!r}", value, get_args(Pooling))
+    return {name: given.get(name, "last") for name in names}
 
 
 def _middle_third(layers: Sequence[int], count: int) -> tuple[int, ...]:
