@@ -39,7 +39,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         until = None if arguments.command == "run" else arguments.command
         result = run_recipe(recipe, arguments.output, until=until)
     except KeyboardInterrupt:
-        print(f"\ninterrupted; finished work is in {arguments.output}, the same command goes on", file=sys.stderr)
+        print(
+            f"\ninterrupted; finished work is in {arguments.output}, the same command goes on",
+            file=sys.stderr,
+        )
         return 130
     except (OSError, ValueError, TypeError, ImportError) as error:
         begun = isinstance(error, OSError) and (arguments.output / "recipe.json").is_file()
@@ -60,7 +63,9 @@ def _parser() -> argparse.ArgumentParser:
     for name, text in COMMANDS.items():
         note = "" if name == "run" else " Earlier stages that are not done yet are run first."
         command = commands.add_parser(name, help=text, description=f"{text.capitalize()}.{note}")
-        command.add_argument("--output", type=Path, required=True, help="folder of the run; made, or taken up")
+        command.add_argument(
+            "--output", type=Path, required=True, help="folder of the run; made, or taken up"
+        )
         command.add_argument("--config", type=Path, help="recipe (.yaml or .json); flags win over it")
         _add_flags(command, Recipe, "")
         for section, kind in sections().items():
@@ -107,14 +112,18 @@ def _truth(text: str) -> bool:
 
 def _recipe(arguments: argparse.Namespace) -> Recipe:
     """Flags over the recipe file; without one over the folder's own recipe, or the quickstart's in a new folder."""
-    given = {name: value for name, value in vars(arguments).items() if name not in ("command", "output", "config")}
+    given = {
+        name: value for name, value in vars(arguments).items() if name not in ("command", "output", "config")
+    }
     record = arguments.output / "recipe.json"
     if arguments.config:
         data = read_settings(arguments.config)
     elif record.is_file():
         data = json.loads(record.read_text(encoding="utf-8"))
     else:
-        data = {} if "model" in given else read_settings(Path(__file__).parent / "recipes" / "quickstart.yaml")
+        data = (
+            {} if "model" in given else read_settings(Path(__file__).parent / "recipes" / "quickstart.yaml")
+        )
     for name, value in given.items():
         section, _, setting = name.rpartition(".")
         if section:

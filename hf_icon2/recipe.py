@@ -30,7 +30,9 @@ def _setting(default: Any, text: str) -> Any:  # noqa: ANN401  (dataclasses.fiel
 class Extraction:
     """How directions are measured."""
 
-    instructions: str | None = _setting(None, "JSONL file or Hub dataset; the model's own instructions by default")
+    instructions: str | None = _setting(
+        None, "JSONL file or Hub dataset; the model's own instructions by default"
+    )
     column: str = _setting("instruction", "column of that dataset with the instruction")
     number: int = _setting(256, "instructions to measure on")
     pooling: str = _setting("response", "states to contrast: last (the paper's), or response")
@@ -47,7 +49,9 @@ class Synthesis:
     top_p: float = _setting(1.0, "of the sampling")
     max_new_tokens: int = _setting(128, "longest instruction")
     batch_size: int = _setting(64, "rows per batch")
-    near_duplicates: bool = _setting(True, "keep near-duplicates; false drops them (not for templated languages)")
+    near_duplicates: bool = _setting(
+        True, "keep near-duplicates; false drops them (not for templated languages)"
+    )
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,9 @@ class Filter:
     """Which instructions are kept, and which criteria they serve."""
 
     score: str = _setting("cosine", "cosine, dot (the paper's) or standardized")
-    keep: float = _setting(0.8, "share of the instructions to keep, those with the highest score per criterion")
+    keep: float = _setting(
+        0.8, "share of the instructions to keep, those with the highest score per criterion"
+    )
     criteria_per_instruction: int = _setting(1, "how many criteria an instruction may serve")
 
 
@@ -103,7 +109,10 @@ class Training:
 class Evaluation:
     """How the result is measured."""
 
-    prompts: str | None = _setting(None, "JSONL file or Hub dataset of held-out prompts; the toy has its own")
+    prompts: str | None = _setting(
+        None,
+        "JSONL file or Hub dataset of held-out prompts; for the toy `validation` or its test set (default)",
+    )
     column: str = _setting("instruction", "column of that dataset with the prompt")
     samples: int = _setting(1, "answers per prompt")
     temperature: float = _setting(1.0, "of the sampling")
@@ -164,7 +173,9 @@ class Recipe:
                 values[name] = _build(section, {} if values[name] is None else values[name], f"{name}.")
         if "criteria" in values:
             items = values["criteria"]
-            values["criteria"] = tuple(_criterion(item) for item in ([items] if isinstance(items, str) else items))
+            values["criteria"] = tuple(
+                _criterion(item) for item in ([items] if isinstance(items, str) else items)
+            )
         return _build(cls, values, "")
 
     @classmethod

@@ -42,9 +42,7 @@ class RewardModel:
         return cls(model.to(device).eval(), AutoTokenizer.from_pretrained(source))
 
     @torch.no_grad()
-    def __call__(
-        self, prompts: Sequence[str | list[dict[str, str]]], answers: Sequence[str]
-    ) -> list[float]:
+    def __call__(self, prompts: Sequence[str | list[dict[str, str]]], answers: Sequence[str]) -> list[float]:
         """Rewards, one per answer, in the model's own unit."""
         rows = [self._text(prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)]
         rewards: list[float] = []
@@ -65,8 +63,10 @@ class RewardModel:
 
     def _text(self, prompt: str | list[dict[str, str]], answer: str) -> str:
         if self.tokenizer.chat_template is None:
-            return f"{prompt}\n{answer}" if isinstance(prompt, str) else "\n".join(
-                [*(message["content"] for message in prompt), answer]
+            return (
+                f"{prompt}\n{answer}"
+                if isinstance(prompt, str)
+                else "\n".join([*(message["content"] for message in prompt), answer])
             )
         turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
         turns.append({"role": "assistant", "content": answer})

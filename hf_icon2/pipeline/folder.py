@@ -36,7 +36,9 @@ class RunFolder:
         record = folder.path / "recipe.json"
         if not record.is_file():
             # a process killed before its first file was whole leaves only the beginning of that file
-            if folder.path.exists() and any(not item.name.startswith(".recipe.json.") for item in folder.path.iterdir()):
+            if folder.path.exists() and any(
+                not item.name.startswith(".recipe.json.") for item in folder.path.iterdir()
+            ):
                 raise ValueError(
                     f"{folder.path} holds files but no recipe.json, so it is not a run; choose an empty folder"
                 )

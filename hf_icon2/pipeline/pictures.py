@@ -71,7 +71,8 @@ def funnel_counts(report: Figures) -> dict[str, int]:
 def _bars(accuracy: Figures) -> dict[str, dict[str, float | None]]:
     groups = {"all": accuracy, **accuracy["behaviours"]}
     return {
-        name.replace("_", " "): {label: group[when] for when, label in BARS.items()} for name, group in groups.items()
+        name.replace("_", " "): {label: group[when] for when, label in BARS.items()}
+        for name, group in groups.items()
     }
 
 
@@ -84,7 +85,10 @@ def _tuning(record: Figures) -> tuple[dict[str, dict[str, list[tuple[float, floa
         point = (trial["strength"], trial["reward"])
         trials.setdefault(name, {}).setdefault(label, []).append(point)
         picked = record["strengths"][name]
-        if trial["layers"] == picked["layers"] and trial["strength"] in (picked["positive"], picked["negative"]):
+        if trial["layers"] == picked["layers"] and trial["strength"] in (
+            picked["positive"],
+            picked["negative"],
+        ):
             chosen.setdefault(name, {}).setdefault(label, []).append(point)
     return trials, chosen
 
@@ -103,7 +107,8 @@ def _training(record: Figures) -> Figures:
         "held_out": curve("eval_rewards/accuracies"),
         "losses": {"train": curve("loss"), "held-out": curve("eval_loss")},
         "paper": {
-            name: list(zip(shares, values, strict=True)) for name, values in zip(PAPER, zip(*both, strict=True), strict=True)
+            name: list(zip(shares, values, strict=True))
+            for name, values in zip(PAPER, zip(*both, strict=True), strict=True)
         },
         "best": None if record["best_step"] is None else record["best_step"] / planned,
     }

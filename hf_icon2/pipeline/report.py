@@ -56,7 +56,9 @@ def report_figures(folder: RunFolder, records: dict[str, Figures]) -> Figures:
             "kept": records["filter"]["kept"],
             "per_criterion": records["filter"]["per_criterion"],
         },
-        "pairs": {name: pairs[name] for name in ("generated", "kept", "decisive_right", "per_criterion", "flags")},
+        "pairs": {
+            name: pairs[name] for name in ("generated", "kept", "decisive_right", "per_criterion", "flags")
+        },
         "strengths": records["tune"]["strengths"],
         "training": {name: value for name, value in training.items() if name not in ("curve", "seconds")},
         "seconds": {**seconds, "total": round(sum(seconds.values()), 2)},

@@ -65,10 +65,16 @@ def _headline(report: Figures) -> str:
             f"{accuracy['prompts']} held-out prompts ({accuracy['answers']} answers each)"
         )
         ceiling = accuracy["system_prompt_ceiling"]
-        text += f"; under the positive system prompt, the ceiling, {ceiling:.3f}." if ceiling is not None else "."
+        text += (
+            f"; under the positive system prompt, the ceiling, {ceiling:.3f}." if ceiling is not None else "."
+        )
         right = report["pairs"]["decisive_right"]
-        known = "none of the pairs differ in the truth table." if right is None else (
-            f"of the pairs whose two answers the truth table grades differently, the chosen one is better in {right:.1%}."
+        known = (
+            "none of the pairs differ in the truth table."
+            if right is None
+            else (
+                f"of the pairs whose two answers the truth table grades differently, the chosen one is better in {right:.1%}."
+            )
         )
         return f"{text} No label was used to filter or to train; {known}"
     if rewards:
@@ -88,12 +94,19 @@ def _accuracy_table(accuracy: Figures) -> str:
         return ""
     groups = {"all": accuracy, **accuracy["behaviours"]}
     rows = [
-        [name.replace("_", " "), *(_number(group[when]) for when in ("before", "after", "system_prompt_ceiling"))]
+        [
+            name.replace("_", " "),
+            *(_number(group[when]) for when in ("before", "after", "system_prompt_ceiling")),
+        ]
         for name, group in groups.items()
     ]
-    note = "" if "well_formed" not in groups else (
-        "\n\nAn answer is right if every behaviour that applies to its prompt is; *well formed* says whether the "
-        "grammar held."
+    note = (
+        ""
+        if "well_formed" not in groups
+        else (
+            "\n\nAn answer is right if every behaviour that applies to its prompt is; *well formed* says whether the "
+            "grammar held."
+        )
     )
     return _table(["", "before", "after", "with system prompt"], rows) + note
 
@@ -105,9 +118,7 @@ def _pairs_table(report: Figures) -> str:
          _number(found["decisive_right"])]
         for name, found in pairs["per_criterion"].items()
     ]  # fmt: skip
-    rows.append(
-        ["all", str(instructions["kept"]), str(pairs["kept"]), "", _number(pairs["decisive_right"])]
-    )
+    rows.append(["all", str(instructions["kept"]), str(pairs["kept"]), "", _number(pairs["decisive_right"])])
     return _table(["criterion", "instructions", "pairs kept", "decisive", "decisive and right"], rows)
 
 
@@ -132,7 +143,11 @@ def _tuning_sentence(record: Figures) -> str:
 
 def _strengths_table(strengths: dict[str, Figures]) -> str:
     rows = [
-        [name, ", ".join(map(str, found["layers"])), *(_number(found[side]) for side in ("positive", "negative", "maximum"))]
+        [
+            name,
+            ", ".join(map(str, found["layers"])),
+            *(_number(found[side]) for side in ("positive", "negative", "maximum")),
+        ]
         for name, found in strengths.items()
     ]
     return _table(["criterion", "layers", "chosen side", "rejected side", "maximum"], rows)
@@ -175,7 +190,12 @@ def _answers(folder: RunFolder, report: Figures) -> list[str]:
 def _by_outcome(rows: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
     from hf_icon2.toy.answers import grade
 
-    names = {(False, True): "fixed", (True, False): "broken", (False, False): "still wrong", (True, True): "still right"}
+    names = {
+        (False, True): "fixed",
+        (True, False): "broken",
+        (False, False): "still wrong",
+        (True, True): "still right",
+    }
     groups: dict[str, list[dict[str, Any]]] = {name: [] for name in SAMPLES}
     for row in rows:
         right = tuple(bool(grade(row["prompt"], row[when]).correct) for when in ("before", "after"))
@@ -232,7 +252,11 @@ def _number(value: float | None) -> str:
 
 def _cell(value: Any, limit: int = 240) -> str:  # noqa: ANN401
     """Text of a prompt or answer that cannot break the table."""
-    text = value if isinstance(value, str) else " ⏎ ".join(f"{turn['role']}: {turn['content']}" for turn in value)
+    text = (
+        value
+        if isinstance(value, str)
+        else " ⏎ ".join(f"{turn['role']}: {turn['content']}" for turn in value)
+    )
     text = " ".join(text.split())
     text = text if len(text) <= limit else text[:limit] + "…"
     return html.escape(text, quote=False).replace("|", "\\|") or "*(empty)*"

@@ -35,7 +35,9 @@ def run_recipe(recipe: Recipe, output: str | os.PathLike[str], *, until: str | N
     if until is not None and until not in STAGES:
         raise ValueError(f"there is no stage {until!r}; stages are {', '.join(STAGES)}")
     if until in (None, "train", "evaluate") and find_spec("trl") is None:
-        raise ImportError("training needs trl, which is missing; run: pip install 'hf_icon2[train]'")  # before hours of work
+        raise ImportError(
+            "training needs trl, which is missing; run: pip install 'hf_icon2[train]'"
+        )  # before hours of work
     folder = RunFolder.open(output, recipe)
     with folder.locked():
         return _run_stages(Run(folder, Subject(recipe)), until)

@@ -14,17 +14,18 @@ from datasets import Dataset
 from hf_icon2.directions.extraction import extract_directions
 from hf_icon2.directions.vectors import DirectionVectors
 from hf_icon2.pipeline.folder import Figures, RunFolder
-from hf_icon2.pipeline.subject import Subject, load_model, read_instructions, sample_answers, truth_shares
+from hf_icon2.pipeline.evaluation import evaluate_models
+from hf_icon2.pipeline.subject import Subject, read_instructions
 from hf_icon2.prompts import Instruction
-from hf_icon2.recipe import Evaluation
 from hf_icon2.steering.decoding import Sampling
 from hf_icon2.steering.noise import row_seed
 from hf_icon2.synthesis.checks import summarize_checks
+from hf_icon2.synthesis.calibration import calibrate_maximum
 from hf_icon2.synthesis.consistency import filter_instructions, score_consistency
 from hf_icon2.synthesis.distribution import consistency_histogram
 from hf_icon2.synthesis.instructions import SynthesisReport, synthesize_instructions
 from hf_icon2.synthesis.pairs import generate_pairs, pair_dataset
-from hf_icon2.synthesis.tuning import calibrate_maximum, tune
+from hf_icon2.synthesis.tuning import tune
 
 logger = logging.getLogger(__name__)
 
@@ -117,12 +118,19 @@ def choose_strengths(run: Run) -> Figures:
         directions = tuning.directions
         trials = [vars(trial) for trial in tuning.trials]
     directions = calibrate_maximum(
-        subject.model, subject.tokenizer, directions, list(dict.fromkeys(sample["prompt"]))[:32], target=settings.max_kl
+        subject.model,
+        subject.tokenizer,
+        directions,
+        list(dict.fromkeys(sample["prompt"]))[:32],
+        target=settings.max_kl,
     )
     directions.save_pretrained(run.folder.path / "tuned")
     return {
         "strengths": {
-            name: {"layers": list(directions.config.control_layers[name]), **vars(directions.config.strengths[name])}
+            name: {
+                "layers": list(directions.config.control_layers[name]),
+                **vars(directions.config.strengths[name]),
+            }
             for name in directions.names
         },
         "instructions_seen": len(set(sample["prompt"])),
@@ -172,29 +180,9 @@ def train(run: Run) -> Figures:
 
 def evaluate(run: Run) -> Figures:
     """Answers the held-out prompts before and after, and, for the toy, under the positive system prompt."""
-    subject, settings, seed = run.subject, run.recipe.evaluation, run.recipe.seed
-    if not subject.held_out:
-        return {"accuracy": None, "rewards": None}
-    trained = load_model(str(run.folder.path / "model"))
-    answers = {
-        "before": sample_answers(subject.model, subject.tokenizer, subject.held_out, settings, seed),
-        "after": sample_answers(trained, subject.tokenizer, subject.held_out, settings, seed),
-    }
-    if subject.is_toy:
-        from hf_icon2.criteria import GENERAL
-
-        answers["system_prompt_ceiling"] = sample_answers(
-            subject.model, subject.tokenizer, subject.held_out, settings, seed, system=GENERAL.positive
-        )
-    prompts = [prompt for prompt in subject.held_out for _ in range(settings.samples)]
-    run.folder.write_rows(
-        "evaluation.jsonl",
-        ({"prompt": prompt, **dict(zip(answers, texts, strict=True))} for prompt, *texts in zip(prompts, *answers.values(), strict=True)),
-    )
-    return {
-        "accuracy": _accuracies(prompts, answers) if subject.is_toy else None,
-        "rewards": _mean_rewards(run, prompts, answers),
-    }
+    figures, rows = evaluate_models(run.subject, run.folder.path / "model")
+    run.folder.write_rows("evaluation.jsonl", rows)
+    return figures
 
 
 STAGES: dict[str, Callable[[Run], Figures]] = {
@@ -294,25 +282,3 @@ def _pair_figures(run: Run, pairs: Dataset) -> Figures:
 def _graded(run: Run, pairs: Dataset, side: str) -> Sequence[float]:
     prompts = [row[-1]["content"] for row in pairs["prompt"]]
     return run.subject.reward(prompts, [row[0]["content"] for row in pairs[side]])  # type: ignore[misc]
-
-
-def _accuracies(prompts: list[Instruction], answers: dict[str, list[str]]) -> Figures:
-    shares = {name: truth_shares([str(prompt) for prompt in prompts], texts) for name, texts in answers.items()}
-    return {
-        **{name: found["correct"] for name, found in shares.items()},
-        "behaviours": {
-            name: {when: found[name] for when, found in shares.items()}
-            for name in ("honesty", "harmlessness", "helpfulness", "well_formed")
-        },
-        "prompts": len(set(map(str, prompts))),
-        "answers": len(prompts),
-    }
-
-
-def _mean_rewards(run: Run, prompts: list[Instruction], answers: dict[str, list[str]]) -> Figures | None:
-    if run.subject.reward is None:
-        return None
-    return {name: sum(run.subject.reward(prompts, texts)) / len(texts) for name, texts in answers.items()}
-
-
-__all__ = ["STAGES", "Evaluation", "Run", "read_pairs"]

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from hf_icon2.prompts import Instruction, encode_prompt, pad_token_id
-from hf_icon2.recipe import TOY, Evaluation, Recipe
-from hf_icon2.steering.decoding import Sampling, generate_variants
-from hf_icon2.steering.noise import row_seed
+from hf_icon2.prompts import Instruction
+from hf_icon2.recipe import TOY, Recipe
 from hf_icon2.synthesis.tuning import Reward
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-BEHAVIOURS = ("honesty", "harmlessness", "helpfulness")
 
 
 @dataclass
@@ -55,22 +50,24 @@ class Subject:
     @cached_property
     def held_out(self) -> list[Instruction]:
         """Prompts of the final measurement; no instruction of the run may be one of them."""
+        settings = self.recipe.evaluation
         if self.is_toy:
             from hf_icon2.toy.world import instructions
 
-            return [item.text for item in instructions("test")]
-        settings = self.recipe.evaluation
+            return [
+                item.text
+                for item in instructions("validation" if settings.prompts == "validation" else "test")
+            ]
         return read_instructions(settings.prompts, settings.column) if settings.prompts else []
 
     @cached_property
     def excluded(self) -> list[str]:
-        """Texts that must not enter the run: the held-out prompts, and the toy's validation prompts."""
-        texts = [item for item in self.held_out if isinstance(item, str)]
-        if self.is_toy:
-            from hf_icon2.toy.world import instructions
+        """Texts that must not enter the run: held-out prompts, of the toy both those to test and to validate on."""
+        if not self.is_toy:
+            return [item for item in self.held_out if isinstance(item, str)]
+        from hf_icon2.toy.world import all_instructions, split_of
 
-            texts += [item.text for item in instructions("validation")]
-        return texts
+        return [item.text for item in all_instructions() if split_of(item) != "train"]
 
     @cached_property
     def reward(self) -> Reward | None:
@@ -113,49 +110,3 @@ def read_instructions(source: str, column: str) -> list[Instruction]:
     if not texts:
         raise ValueError(f"{source} holds no instruction in column {column!r}")
     return texts
-
-
-def sample_answers(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[Instruction],
-    settings: Evaluation,
-    seed: int,
-    system: str | None = None,
-) -> list[str]:
-    """`settings.samples` answers per prompt, prompt-major, unsteered; the seeds depend on the prompt's place only."""
-    answers = generate_variants(
-        model,
-        [encode_prompt(tokenizer, prompt, system) for prompt in prompts],
-        [[None] * len(prompts)] * settings.samples,
-        sampling=Sampling(settings.max_new_tokens, settings.temperature),
-        seeds=[
-            [row_seed(seed, f"{draw}/{place}") for place in range(len(prompts))] for draw in range(settings.samples)
-        ],
-        pad=pad_token_id(tokenizer),
-        batch_size=settings.batch_size,
-    )
-    return [
-        tokenizer.decode(side[place].ids, skip_special_tokens=True)
-        for place in range(len(prompts))
-        for side in answers
-    ]
-
-
-def truth_shares(prompts: Sequence[str], answers: Sequence[str]) -> dict[str, Any]:
-    """Shares of the toy's truth table: all behaviours right, each behaviour where it applies, grammar held."""
-    from hf_icon2.toy.answers import grade
-
-    grades = [grade(prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)]
-
-    def share(values: list[bool]) -> float:
-        return round(sum(values) / len(values), 4) if values else float("nan")
-
-    return {
-        "correct": share([item.correct for item in grades]),
-        **{
-            name: share([item.applicable[name] for item in grades if name in item.applicable]) for name in BEHAVIOURS
-        },
-        "well_formed": share([item.well_formed for item in grades]),
-        "answers": len(grades),
-    }

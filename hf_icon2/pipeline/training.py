@@ -21,12 +21,13 @@ def train_dpo(recipe: Recipe, subject: Subject, pairs: Dataset, folder: Path) ->
     Pairs of one instruction stay on one side of the split into train and held-out. An interrupted training goes
     on from its checkpoint and ends with the same model and the same curve.
     """
+    from hf_icon2.trainers.adapters import lora_config
     from hf_icon2.trainers.dpo import Icon2DPOTrainer
 
     settings = recipe.training
     train, held_out = split_by_instruction(pairs, settings.held_out, recipe.seed)
     checkpoints = (folder / "training").resolve()  # the trainer's state names the best checkpoint by its path
-    lora = _lora(settings.lora_rank)
+    lora = lora_config(settings.lora_rank) if settings.lora_rank else None
     trainer = Icon2DPOTrainer(
         load_model(subject.source, recipe.revision),
         ref_model=None if lora else subject.model,  # stays as it was, for the evaluation before training
@@ -50,6 +51,7 @@ def train_dpo(recipe: Recipe, subject: Subject, pairs: Dataset, folder: Path) ->
             for row in history
             if any(name in row for name in _CURVE)
         ],
+        "monitor": trainer.monitor.outcome(),
         "best_step": _best_step(trainer.state.best_model_checkpoint),
     }
 
@@ -64,7 +66,9 @@ def resumable_checkpoint(checkpoints: Path) -> str | None:
     last checkpoint the trainer would take one step too many, and an early stop is forgotten on the way through
     disk; both then end as they did when they are repeated from the checkpoint before.
     """
-    found = sorted(checkpoints.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]), reverse=True)
+    found = sorted(
+        checkpoints.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]), reverse=True
+    )
     for path in found:
         if _has_steps_left(path / "trainer_state.json"):
             return str(path)
@@ -107,8 +111,14 @@ def _config(recipe: Recipe, checkpoints: Path, pairs: int, evaluate: bool) -> An
     # An evaluation, and so a checkpoint, ends a logging interval: what is averaged over it is not in a checkpoint.
     log = max(1, steps // 50)
     every = log * max(1, steps // (log * settings.evaluations))
-    given = {name: getattr(settings, name) for name in ("beta", "learning_rate") if getattr(settings, name) is not None}
-    watched = {"eval_strategy": "steps", "eval_steps": every, "early_stopping_patience": 3} if evaluate else {}
+    given = {
+        name: getattr(settings, name)
+        for name in ("beta", "learning_rate")
+        if getattr(settings, name) is not None
+    }
+    watched = (
+        {"eval_strategy": "steps", "eval_steps": every, "early_stopping_patience": 3} if evaluate else {}
+    )
     return Icon2DPOConfig(
         str(checkpoints),
         seed=recipe.seed,
@@ -128,14 +138,6 @@ def _config(recipe: Recipe, checkpoints: Path, pairs: int, evaluate: bool) -> An
         **watched,
         **given,
     )
-
-
-def _lora(rank: int) -> Any:  # noqa: ANN401
-    if not rank:
-        return None
-    from peft import LoraConfig
-
-    return LoraConfig(r=rank, lora_alpha=2 * rank, task_type="CAUSAL_LM", target_modules="all-linear")
 
 
 def _save(trainer: Any, subject: Subject, target: Path) -> None:  # noqa: ANN401

@@ -3,7 +3,7 @@
 ```python
 builder = Icon2PreferenceBuilder(model="path/or/id", directions="path/or/id", number=1000)
 builder.download_and_prepare()
-pairs = builder.as_dataset(split="train")           # or builder.as_streaming_dataset(split="train")
+pairs = builder.as_dataset(split="train")  # or builder.as_streaming_dataset(split="train")
 ```
 
 The module's name is part of the cache path, so it stays as it is; a change that alters rows raises `VERSION`.
@@ -69,8 +69,12 @@ class Icon2PreferenceConfig(datasets.BuilderConfig):
         datasets' own id knows only the settings that were overridden, so that a folder whose directions or weights
         have changed would be served from the cache of the old ones.
         """
-        settings = {item.name: getattr(self, item.name) for item in dataclasses.fields(self) if item.name in _SETTINGS}
-        key = json.dumps([settings, _files(self.model), _files(self.directions), repr(custom_features)], sort_keys=True)
+        settings = {
+            item.name: getattr(self, item.name) for item in dataclasses.fields(self) if item.name in _SETTINGS
+        }
+        key = json.dumps(
+            [settings, _files(self.model), _files(self.directions), repr(custom_features)], sort_keys=True
+        )
         return f"{self.name}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
 
 
@@ -156,7 +160,9 @@ def _files(source: str) -> list[tuple[str, str]]:
     if not folder.is_dir():
         return []
     found = []
-    for path in sorted(item for item in folder.iterdir() if item.suffix in (".json", ".safetensors", ".jinja")):
+    for path in sorted(
+        item for item in folder.iterdir() if item.suffix in (".json", ".safetensors", ".jinja")
+    ):
         with path.open("rb") as handle:
             found.append((path.name, hashlib.file_digest(handle, "sha256").hexdigest()))
     return found

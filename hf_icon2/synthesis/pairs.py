@@ -92,7 +92,9 @@ def generate_pairs(
     chat = tokenizer.chat_template is not None
     pairs = [
         {
-            **_texts(row["prompt"], [tokenizer.decode(side.ids, skip_special_tokens=True) for side in both], chat),
+            **_texts(
+                row["prompt"], [tokenizer.decode(side.ids, skip_special_tokens=True) for side in both], chat
+            ),
             "id": row["id"],
             "criterion": row["criterion"],
             "strength_chosen": ranges[row["criterion"]][0],
@@ -152,7 +154,9 @@ def _rows(
         else [{"prompt": instruction} for instruction in instructions]
     )
     if not rows:
-        raise ValueError("there are no instructions to answer; synthesise some, or lower the filter's threshold")
+        raise ValueError(
+            "there are no instructions to answer; synthesise some, or lower the filter's threshold"
+        )
     if "prompt" not in rows[0]:
         raise ValueError(f"instructions need a column `prompt`, got {sorted(rows[0])}")
     result = []
