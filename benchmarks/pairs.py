@@ -1,0 +1,307 @@
+"""Preference pairs: one ± batch over one prefill against two passes and against five samples.
+
+    python benchmarks/pairs.py --model mid --batch 8 --lengths equal
+
+Contenders answer the same 64 prompts of 64 token ids, one batch per turn. All decode greedily, except the five
+samples, which have to be sampled, and the row that says so. The drawn lengths of `ragged` are enforced where they
+arise in real life, at the LM head: it gives the end token all the probability at the drawn step and none before, for
+every contender alike. Before times are looked at, tokens are compared: ours = two passes of our own, and repeng,
+which steers the whole prompt too, = two passes of our own that do so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import protocol
+from protocol import Sample, Worker
+
+PROMPTS, PROMPT_TOKENS, NEW_TOKENS, LONGEST, MEAN = 64, 64, 64, 256, 64
+STRENGTH = 0.2
+END = 2
+TARGETS = {"equal": (1.4, 2.5), "ragged": (2.0, 4.0)}
+
+
+def drawn_lengths(row: int, sample: int) -> int:
+    """Tokens of one answer: geometric with mean 64, cut at 256; a function of (prompt, sample), so that all share it."""
+    draw = random.Random(1000 * row + sample)
+    length = 1
+    while length < LONGEST and draw.random() > 1 / MEAN:
+        length += 1
+    return length
+
+
+class DrawnEnds:
+    """Makes the LM head put out the end token after a drawn number of tokens, and never before.
+
+    Args:
+        lengths: Per row of the batch.
+        compacting: Whether the decoder drops a row once it has ended; then it is dropped here as well.
+    """
+
+    def __init__(self, lengths: Sequence[int], *, compacting: bool) -> None:
+        self.left = list(lengths)
+        self.compacting = compacting
+
+    def __call__(self, _head: Any, _args: Any, logits: Any) -> None:
+        assert logits.shape[0] == len(self.left), (logits.shape, len(self.left))
+        logits[:, -1, END] = float("-inf")
+        ended = [row for row, left in enumerate(self.left) if left == 0]
+        if ended:
+            logits[ended, -1, END] = 1e9
+        self.left = [left - 1 for left in self.left if left > 0 or not self.compacting]
+
+
+# contenders: each gets the model's folder and returns a function of one batch ------------------------------------
+
+Answer = Callable[..., list[list[list[int]]]]
+
+
+def ours(folder: str, sampled: bool = False) -> Answer:
+    """`generate_variants` with the two signs as its variants."""
+    from hf_icon2 import DirectionVectors
+    from hf_icon2.steering.decoding import Sampling, generate_variants
+
+    model, directions = protocol.load_model(folder), DirectionVectors.from_pretrained(Path(folder) / "directions")
+    name = directions.names[0]
+
+    def run(prompts: list[list[int]], rows: list[int], lengths: str, **_: object) -> list[list[list[int]]]:
+        with ends(model, [[drawn_lengths(row, side) for row in rows] for side in (0, 1)], lengths, compacting=True):
+            sides = generate_variants(
+                model,
+                prompts,
+                [[{name: sign * STRENGTH}] * len(prompts) for sign in (1, -1)],
+                sampling=Sampling(
+                    max_new_tokens=LONGEST + 1 if lengths == "ragged" else NEW_TOKENS, temperature=float(sampled)
+                ),
+                seeds=[rows, rows],
+                pad=0,
+                directions=directions,
+                stop_ids=stops(lengths),
+                batch_size=len(prompts),
+            )
+        return [[completion.ids for completion in side] for side in sides]
+
+    return run
+
+
+def two_passes(folder: str) -> Answer:
+    """`model.generate(steering=...)` once per sign."""
+    from hf_icon2 import DirectionVectors, make_steerable, steer
+
+    directions = DirectionVectors.from_pretrained(Path(folder) / "directions")
+    model, name = make_steerable(protocol.load_model(folder), directions), directions.names[0]
+
+    def run(
+        prompts: list[list[int]], rows: list[int], lengths: str, whole_prompt: bool = False, **_: object
+    ) -> list[list[list[int]]]:
+        sides = []
+        for side, strength in enumerate((STRENGTH, -STRENGTH)):
+            steering = {name: strength}
+            with steer(model, directions, steering) if whole_prompt else nullcontext():
+                extra = {} if whole_prompt else {"steering": steering}
+                drawn = [[drawn_lengths(row, side) for row in rows]]
+                sides.append(generate(model, model, prompts, drawn, lengths, do_sample=False, **extra))
+        return sides
+
+    return run
+
+
+def repeng(folder: str) -> Answer:
+    """repeng's ControlModel, once per sign; it steers the whole prompt."""
+    from repeng import ControlModel, ControlVector
+    from safetensors.numpy import load_file
+
+    config = json.loads((Path(folder) / "directions" / "direction_vector_config.json").read_text())
+    tensor = load_file(Path(folder) / "directions" / "direction_vectors.safetensors")["directions"][0]
+    model, layers = protocol.load_model(folder), next(iter(config["control_layers"].values()))
+    control = ControlVector("llama", {layer: tensor[config["layers"].index(layer)] for layer in layers})
+    controlled = ControlModel(model, layers)
+
+    def run(prompts: list[list[int]], rows: list[int], lengths: str, **_: object) -> list[list[list[int]]]:
+        sides = []
+        for side, sign in enumerate((1, -1)):
+            controlled.set_control(control, sign * STRENGTH)
+            drawn = [[drawn_lengths(row, side) for row in rows]]
+            sides.append(generate(controlled, model, prompts, drawn, lengths, do_sample=False))
+        return sides
+
+    return run
+
+
+def five_samples(folder: str) -> Answer:
+    """What best-of-n pipelines do: five plain samples per prompt, to be judged afterwards (not timed)."""
+    model = protocol.load_model(folder)
+
+    def run(prompts: list[list[int]], rows: list[int], lengths: str, **_: object) -> list[list[list[int]]]:
+        import torch
+
+        torch.manual_seed(rows[0])
+        drawn = [[drawn_lengths(row, sample) for sample in range(5)] for row in rows]
+        sampling = {"do_sample": True, "temperature": 1.0, "top_p": 1.0, "top_k": 0, "num_return_sequences": 5}
+        return [generate(model, model, prompts, drawn, lengths, **sampling)]
+
+    return run
+
+
+CONTENDERS = {
+    "ours": ours,
+    "ours, sampled": lambda folder: ours(folder, sampled=True),
+    "two passes": two_passes,
+    "repeng": repeng,
+    "five samples": five_samples,
+}
+
+
+def generate(
+    runner: Any, model: Any, prompts: list[list[int]], drawn: list[list[int]], lengths: str, **options: Any
+) -> list[list[int]]:
+    """`runner.generate`, cut at the end token; all prompts have one length, so nothing is padded."""
+    import torch
+
+    ids = torch.tensor(prompts)
+    model.generation_config.eos_token_id = END if lengths == "ragged" else None
+    with ends(model, drawn, lengths, compacting=False):
+        output = runner.generate(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=LONGEST + 1 if lengths == "ragged" else NEW_TOKENS,
+            pad_token_id=0,
+            **options,
+        )
+    rows = output[:, ids.shape[1] :].tolist()
+    return [row[: row.index(END)] if END in row else row for row in rows]
+
+
+def stops(lengths: str) -> tuple[int, ...]:
+    return (END,) if lengths == "ragged" else ()
+
+
+def ends(model: Any, drawn: list[list[int]], lengths: str, *, compacting: bool) -> Any:
+    """The drawn lengths at the LM head while the `with` block lasts; nothing where all answers are equally long."""
+    if lengths == "equal":
+        return nullcontext()
+    flat = [length for row in drawn for length in row]
+    handle = model.lm_head.register_forward_hook(DrawnEnds(flat, compacting=compacting))
+
+    class _Removed(nullcontext):
+        def __exit__(self, *_error: object) -> None:
+            handle.remove()
+
+    return _Removed()
+
+
+# the parent's side -----------------------------------------------------------------------------------------------
+
+
+def make_prompts(model: str, folder: Path) -> list[list[int]]:
+    """64 prompts of 64 ids: random words for `mid`; for `toy` the last 64 of a long chat, ending in the answer's header."""
+    if model == "mid":
+        draw = random.Random(0)
+        return [[draw.randrange(10, 32_000) for _ in range(PROMPT_TOKENS)] for _ in range(PROMPTS)]
+    from transformers import AutoTokenizer
+
+    from hf_icon2.prompts import encode_prompt
+    from hf_icon2.toy import instructions
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    texts = [instruction.text for instruction in instructions("train")]
+    prompts = []
+    for row in range(PROMPTS):
+        turns = [
+            {"role": ("user", "assistant")[place % 2], "content": texts[(17 * row + place) % len(texts)]}
+            for place in range(21)
+        ]
+        prompts.append(encode_prompt(tokenizer, turns)[-PROMPT_TOKENS:])
+    return prompts
+
+
+def compare(workers: dict[str, Worker], command: dict[str, object]) -> str:
+    """Share of greedy tokens that agree, before any time is looked at."""
+    runs = {name: workers[name].run(**command).result for name in ("ours", "two passes", "repeng")}
+    whole = workers["two passes"].run(**command, whole_prompt=True).result
+    same = agreement(runs["ours"], runs["two passes"]), agreement(runs["repeng"], whole)
+    differ = 1 - agreement(runs["ours"][:1], runs["ours"][1:])
+    return (
+        f"Greedy tokens: ours = our two passes {same[0]:.2%}; repeng = our two passes with the whole prompt steered "
+        f"{same[1]:.2%}; chosen and rejected differ in {differ:.0%} of the tokens."
+    )
+
+
+def agreement(left: list[list[list[int]]], right: list[list[list[int]]]) -> float:
+    pairs = [(a, b) for side, other in zip(left, right, strict=True) for a, b in zip(side, other, strict=True)]
+    same = sum(x == y for a, b in pairs for x, y in zip(a, b, strict=False))
+    return same / sum(max(len(a), len(b)) for a, b in pairs)
+
+
+def report(model: str, batch: int, lengths: str, samples: dict[str, list[Sample]], agreed: str) -> str:
+    counted = {name: runs[1:] for name, runs in samples.items()}
+    mine = counted["ours"]
+    rows = []
+    for name, runs in counted.items():
+        cpu = sum(run.cpu for run in runs)
+        identical = "–"
+        if name.startswith(("ours", "two", "repeng")):
+            kept = sum(a != b for run in runs for a, b in zip(*run.result, strict=True))
+            identical = f"{kept / cpu:.2f}"
+        by_round = protocol.ratios(mine, runs, "cpu")
+        rows.append(
+            [
+                name,
+                protocol.spread([run.cpu for run in runs]),
+                protocol.spread([run.wall for run in runs]),
+                f"{batch * len(runs) / cpu:.2f}",
+                identical,
+                f"{cpu / sum(run.cpu for run in mine):.2f}",
+                protocol.spread(by_round),
+                f"{sum(run.wall for run in runs) / sum(run.wall for run in mine):.2f}",
+            ]
+        )
+    header = ["contender", "CPU s per batch", "wall s", "pairs / CPU s", "kept / CPU s"]
+    header += ["CPU / ours (total)", "by round", "wall / ours (total)"]
+    goal = TARGETS[lengths]
+    title = f"### Pairs, `{model}`, batch {batch}, {lengths} lengths (aim: repeng ≥ {goal[0]}, five samples ≥ {goal[1]})"
+    return f"{title}\n\n{agreed}\n\n{protocol.table(header, rows)}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", choices=["mid", "toy"], default="mid")
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--lengths", choices=["equal", "ragged"], default="equal")
+    parser.add_argument("--repeats", type=int, default=8)
+    parser.add_argument("--only", nargs="*", help="contenders, beside ours")
+    parser.add_argument("--worker", help=argparse.SUPPRESS)
+    parser.add_argument("--folder", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.worker:
+        protocol.serve(CONTENDERS[args.worker](args.folder))
+        return
+    folder = protocol.mid_folder() if args.model == "mid" else protocol.toy_folder()
+    prompts = make_prompts(args.model, folder)
+
+    def command(_worker: Worker | None, turn: int) -> dict[str, object]:
+        rows = [(turn * args.batch + row) % PROMPTS for row in range(args.batch)]
+        return {"prompts": [prompts[row] for row in rows], "rows": rows, "lengths": args.lengths}
+
+    workers = {}
+    for name in ["ours", *(args.only if args.only is not None else list(CONTENDERS)[1:]), "ours, again"]:
+        peer = {"python": protocol.PEERS} if name == "repeng" else {}
+        kind = "ours" if name == "ours, again" else name
+        workers[name] = Worker(name, __file__, kind=kind, folder=str(folder), **peer)
+    agreed = compare(workers, command(None, 0)) if args.only is None else ""
+    samples = protocol.take_turns(list(workers.values()), command, args.repeats)
+    for worker in workers.values():
+        worker.close()
+    name = f"pairs {args.model} {args.batch} {args.lengths}"
+    protocol.write_section(name, report(args.model, args.batch, args.lengths, samples, agreed))
+
+
+if __name__ == "__main__":
+    main()
