@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from hf_icon2.directions.vectors import DirectionVectors
+from hf_icon2.pipeline.evaluation import BEHAVIOURS
 from hf_icon2.pipeline.folder import Figures, RunFolder
 from hf_icon2.pipeline.pictures import draw_pictures
 from hf_icon2.pipeline.report_page import render_page
 from hf_icon2.pipeline.stages import STAGES
-from hf_icon2.pipeline.evaluation import BEHAVIOURS
 from hf_icon2.storage import write_atomic
 
 WHEN = ("before", "after", "system_prompt_ceiling")

@@ -47,7 +47,9 @@ class Plan:
             attention_mask: (B, >= T) with 1 for real tokens, or None where there is no padding.
         """
         if self.start is None or (self._reached and tokens == 1):
-            self.offset = 0  # a single token after the prompt is always a new one: no look at the cache needed
+            self.offset = (
+                0  # a single token after the prompt is always a new one: no look at the cache needed
+            )
         else:
             first = 0 if past is None else int(past.get_seq_length())  # type: ignore[attr-defined]
             offset = max(0, self.start - first)
@@ -90,9 +92,9 @@ class Plan:
         """The vectors of a layer as (B or 1, 1, D), like `hidden`; beams and returned sequences repeat each row."""
         rows = hidden.shape[0]
         buffer = self._buffers.get(layer)
-        if buffer is not None and buffer.shape[0] in (1, rows) and buffer.device == hidden.device:
-            if buffer.dtype == hidden.dtype:
-                return buffer
+        fits = buffer is not None and buffer.shape[0] in (1, rows)
+        if fits and (buffer.device, buffer.dtype) == (hidden.device, hidden.dtype):
+            return buffer
         vectors = self.vectors[layer]
         if len(vectors) > 1 and rows != len(vectors):
             if rows % len(vectors):
@@ -149,7 +151,9 @@ def check_steering(directions: DirectionVectors, steering: RowSteering | None) -
         raise TypeError(f"a row's steering must map criteria to strengths, got {steering!r}")
     for name, strength in steering.items():
         if name not in directions.names:
-            raise ValueError(f"unknown criterion {name!r}; these directions have: {', '.join(directions.names)}")
+            raise ValueError(
+                f"unknown criterion {name!r}; these directions have: {', '.join(directions.names)}"
+            )
         if isinstance(strength, bool) or not isinstance(strength, (int, float)):
             raise TypeError(f"strength of {name!r} must be a number, got {strength!r}")
         if not math.isfinite(strength):

@@ -118,7 +118,7 @@ def tune(
             chosen, found = max(grid, key=lambda item: _quality(item[1]))
             trials += [trial for _, found in grid for trial in found]
             tuned[name] = chosen
-            positive, negative = _pick(found)
+            positive, negative = pick_strengths(found)
             ranges[name] = StrengthRange(positive.strength, negative.strength)
     result = directions.with_control_layers(tuned).with_strengths(ranges)
     return Tuning(result, tuple(trials))
@@ -165,7 +165,7 @@ class _Bench:
         return torch.tensor([list(map(float, self.reward(self.prompts, side))) for side in texts])
 
 
-def _pick(trials: Sequence[Trial]) -> tuple[Trial, Trial]:
+def pick_strengths(trials: Sequence[Trial]) -> tuple[Trial, Trial]:
     """The positive and the negative strength of appendix J."""
     positive = max((trial for trial in trials if trial.strength > 0), key=lambda trial: trial.reward)
     negatives = [trial for trial in trials if trial.strength < 0]
@@ -184,7 +184,7 @@ def _pick(trials: Sequence[Trial]) -> tuple[Trial, Trial]:
 
 def _quality(trials: Sequence[Trial]) -> tuple[bool, float]:
     """Order of layer sets: first those whose pairs are right, then by the reward of the chosen side."""
-    positive, negative = _pick(trials)
+    positive, negative = pick_strengths(trials)
     return negative.right >= _RIGHT, positive.reward
 
 
