@@ -176,6 +176,17 @@ def test_a_system_prompt_of_the_template_is_reported(tiny_llama, tiny_tokenizer,
     assert "Be good." in caplog.text
 
 
+def test_routing_to_one_criterion_only_is_warned_of(tiny_llama, tiny_tokenizer, directions, caplog):
+    with caplog.at_level(logging.WARNING, logger="hf_icon2"):
+        assert len(set(score(tiny_llama, tiny_tokenizer, directions, TEXTS * 4)["criterion"])) > 1
+        assert (
+            len(set(score(tiny_llama, tiny_tokenizer, directions, ["Hi"] * 19)["criterion"])) == 1
+        )  # too few to say
+        assert not caplog.text
+        best = score(tiny_llama, tiny_tokenizer, directions, ["Hi"] * 20)["criterion"][0]
+    assert f"100% of the instructions are routed to '{best}' by score='cosine'" in caplog.text
+
+
 @pytest.fixture
 def scored():
     """Six instructions; a, b, e and f fit kind best, c terse, d calm; b and e are equal."""

@@ -20,7 +20,7 @@ from hf_icon2.blocks import find_blocks
 from hf_icon2.directions.extraction import last_token_states
 from hf_icon2.directions.vectors import DirectionVectors
 from hf_icon2.prompts import Instruction, as_messages, default_system_prompt
-from hf_icon2.synthesis.distribution import score_ranges, scored_criteria
+from hf_icon2.synthesis.distribution import routing_shares, score_ranges, scored_criteria
 from hf_icon2.synthesis.instructions import instruction_id
 
 if TYPE_CHECKING:
@@ -30,6 +30,8 @@ logger = logging.getLogger(__name__)
 
 Score = Literal["cosine", "dot", "standardized"]
 _CHUNK = 512  # instructions whose states of all layers are held at once
+_ONE_SIDED = 0.95  # share routed to one criterion that calls for a warning ...
+_FEW = 20  # ... among at least so many instructions
 
 
 def score_consistency(
@@ -47,9 +49,10 @@ def score_consistency(
     """Scores how well each instruction fits each criterion, and names the best one (Icon², Eq. 2 and 3).
 
     h is the instruction's state at the last token of the generation prompt, without a system prompt; u the
-    unit direction, whatever the stored scale. `dot` is the paper's mean over layers of h . u. Deep layers
-    have larger norms and dominate it: it sent 46 % of harmful requests of a small trained model to honesty,
-    where `cosine`, which divides by |h| per layer and is the default, sent all of them to harmlessness.
+    unit direction, whatever the stored scale. `dot` is the paper's mean over layers of h . u, which deep layers
+    dominate because their norms are larger; `cosine`, the default, divides by |h| per layer. In both, a criterion
+    may score higher than the others whatever the instruction, and then takes nearly all of them: a warning in the
+    log says so, and `standardized` removes such offsets.
 
     Args:
         model: The model the directions were measured on.
@@ -94,7 +97,9 @@ def score_consistency(
     _check_finite(values)
     if score == "standardized":
         values = (values - values.mean(0)) / values.std(0).clip(min=1e-12)
-    return _with_scores(rows, chosen.names, values)
+    scored = _with_scores(rows, chosen.names, values)
+    _warn_of_one_sided_routing(scored, score)
+    return scored
 
 
 def project(states: Tensor, units: Tensor, *, normalize: bool) -> Tensor:
@@ -158,10 +163,10 @@ def filter_instructions(
             f"keep={keep} and threshold={threshold} leave none of {len(scored)} instructions; their scores "
             f"are {score_ranges(scored)}; lower the threshold or keep more"
         )
-    result = scored.select([candidate[0] for candidate in kept]).remove_columns(["id", "criterion", "score"])
+    columns = scored.select([candidate[0] for candidate in kept])[:]
     for column, place in (("id", 4), ("criterion", 2), ("score", 3)):
-        result = result.add_column(column, [candidate[place] for candidate in kept])
-    return result.select_columns(scored.column_names)
+        columns[column] = [candidate[place] for candidate in kept]
+    return Dataset.from_dict(columns, features=scored.features)
 
 
 _Candidate = tuple[int, int, str, float, str]
@@ -221,6 +226,19 @@ def _check_finite(values: np.ndarray) -> None:
         raise ValueError(
             f"the model's states of {bad} of {len(values)} instructions are not finite; load it in float32 "
             "or bfloat16"
+        )
+
+
+def _warn_of_one_sided_routing(scored: Dataset, score: Score) -> None:
+    shares = routing_shares(scored)
+    name, share = max(shares.items(), key=lambda item: item[1])
+    if len(shares) > 1 and len(scored) >= _FEW and share > _ONE_SIDED:
+        logger.warning(
+            "%.0f%% of the instructions are routed to %r by score=%r: its scores are higher throughout, whatever the "
+            "instruction. score='standardized' compares each criterion with its own mean; fewer layers may do as well",
+            100 * share,
+            name,
+            score,
         )
 
 
