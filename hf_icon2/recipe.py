@@ -42,8 +42,10 @@ class Extraction:
 
 @dataclass(frozen=True)
 class Synthesis:
-    """How the model writes its own instructions."""
+    """How the model writes its own instructions, or which ones stand in for them."""
 
+    instructions: str | None = _setting(None, "JSONL file or Hub dataset, in place of the model's own instructions")
+    column: str = _setting("instruction", "column of that dataset with the instruction")
     number: int = _setting(1000, "unique instructions to ask for")
     temperature: float = _setting(1.0, "of the sampling")
     top_p: float = _setting(1.0, "of the sampling")

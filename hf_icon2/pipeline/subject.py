@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -9,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from hf_icon2.prompts import Instruction
 from hf_icon2.recipe import TOY, Recipe
+from hf_icon2.synthesis.instructions import instruction_id
 from hf_icon2.synthesis.tuning import Reward
 
 if TYPE_CHECKING:
@@ -110,3 +113,19 @@ def read_instructions(source: str, column: str) -> list[Instruction]:
     if not texts:
         raise ValueError(f"{source} holds no instruction in column {column!r}")
     return texts
+
+
+def given_rows(
+    instructions: Sequence[Instruction], number: int, seed: int, excluded: Sequence[str]
+) -> list[dict[str, Instruction]]:
+    """At most `number` different instructions with their ids, in a seeded order.
+
+    Raises:
+        ValueError: If all of them are excluded.
+    """
+    texts = set(excluded)
+    rows = {instruction_id(item): item for item in instructions if not (isinstance(item, str) and item in texts)}
+    if not rows:
+        raise ValueError(f"all of {len(instructions)} instructions are held-out prompts; give others")
+    chosen = random.Random(seed).sample(list(rows), min(number, len(rows)))
+    return [{"prompt": rows[name], "id": name} for name in chosen]
