@@ -13,14 +13,13 @@ from datasets import Dataset
 
 from hf_icon2.directions.extraction import extract_directions
 from hf_icon2.directions.vectors import DirectionVectors
-from hf_icon2.pipeline.folder import Figures, RunFolder
 from hf_icon2.pipeline.evaluation import evaluate_models
-from hf_icon2.pipeline.subject import Subject, read_instructions
-from hf_icon2.prompts import Instruction
+from hf_icon2.pipeline.folder import Figures, RunFolder
+from hf_icon2.pipeline.subject import Subject, given_rows, read_instructions
 from hf_icon2.steering.decoding import Sampling
 from hf_icon2.steering.noise import row_seed
-from hf_icon2.synthesis.checks import summarize_checks
 from hf_icon2.synthesis.calibration import calibrate_maximum
+from hf_icon2.synthesis.checks import summarize_checks
 from hf_icon2.synthesis.consistency import filter_instructions, score_consistency
 from hf_icon2.synthesis.distribution import consistency_histogram
 from hf_icon2.synthesis.instructions import SynthesisReport, synthesize_instructions
@@ -67,9 +66,15 @@ def extract(run: Run) -> Figures:
 
 
 def synthesize(run: Run) -> Figures:
-    """Lets the model write its instructions; held-out prompts are left out."""
+    """Lets the model write its instructions, or takes the given ones; held-out prompts are left out."""
+    settings = run.recipe.synthesis
+    if settings.instructions:
+        found = read_instructions(settings.instructions, settings.column)
+        rows = given_rows(found, settings.number, run.recipe.seed, run.subject.excluded)
+        run.folder.write_rows("instructions/raw.jsonl", rows)
+        return {"raw": len(found), "unique": len(rows), "dropped": {}}
     reports: list[SynthesisReport] = []
-    rows = _self_written(run, run.recipe.synthesis.number, "instructions", reports.append)
+    rows = _self_written(run, settings.number, "instructions", reports.append)
     run.folder.write_rows("instructions/raw.jsonl", rows)
     return {"raw": reports[0].raw, "unique": len(rows), "dropped": dict(reports[0].dropped)}
 
@@ -150,14 +155,14 @@ def make_pairs(run: Run) -> Figures:
             run.folder.write_rows(name, _pairs_of(run, directions, shard))
     pairs = read_pairs(run, keep_flagged=True)
     good = read_pairs(run)
+    warnings = summarize_checks(pairs).warnings
+    for warning in warnings:
+        logger.warning("%s", warning)
     if not len(good):
         raise ValueError(
             f"none of {len(pairs)} pairs is usable ({dict(Counter(_flags(pairs)))}); raise the strengths if they are "
             "identical, lower them if the text is broken"
         )
-    warnings = summarize_checks(pairs).warnings
-    for warning in warnings:
-        logger.warning("%s", warning)
     return {
         "warnings": list(warnings),
         "generated": len(pairs),
@@ -210,6 +215,11 @@ def _self_written(
     run: Run, number: int, purpose: str, on_report: Callable[[SynthesisReport], object]
 ) -> Dataset:
     settings = run.recipe.synthesis
+    if run.subject.tokenizer.chat_template is None:
+        raise ValueError(
+            f"{run.subject.source} has no chat template, so it cannot be asked for instructions of its own; set "
+            "extraction.instructions and synthesis.instructions to a JSONL file or Hub dataset with some"
+        )
     return synthesize_instructions(
         run.subject.model,
         run.subject.tokenizer,
