@@ -118,6 +118,11 @@ def encode_prompt(
     return ids
 
 
+def decode_answer(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
+    """Text of an answer's token ids, without special tokens."""
+    return str(tokenizer.decode(list(ids), skip_special_tokens=True))
+
+
 def pre_query_prefix(tokenizer: PreTrainedTokenizerBase) -> str:
     """The rendered conversation up to where the user's text would start (Icon², section 3.2).
 

@@ -44,7 +44,9 @@ class Extraction:
 class Synthesis:
     """How the model writes its own instructions, or which ones stand in for them."""
 
-    instructions: str | None = _setting(None, "JSONL file or Hub dataset, in place of the model's own instructions")
+    instructions: str | None = _setting(
+        None, "JSONL file or Hub dataset, in place of the model's own instructions"
+    )
     column: str = _setting("instruction", "column of that dataset with the instruction")
     number: int = _setting(1000, "unique instructions to ask for")
     temperature: float = _setting(1.0, "of the sampling")
@@ -178,7 +180,8 @@ class Recipe:
             values["criteria"] = tuple(
                 _criterion(item) for item in ([items] if isinstance(items, str) else items)
             )
-        return _build(cls, values, "")
+        recipe: Recipe = _build(cls, values, "")
+        return recipe
 
     @classmethod
     def from_file(cls, path: str | Path) -> Recipe:
@@ -188,11 +191,8 @@ class Recipe:
 
 def sections() -> dict[str, type]:
     """The recipe's sections by name."""
-    return {
-        item.name: item.default_factory
-        for item in dataclasses.fields(Recipe)
-        if isinstance(item.default_factory, type)
-    }
+    factories = {item.name: item.default_factory for item in dataclasses.fields(Recipe)}
+    return {name: factory for name, factory in factories.items() if isinstance(factory, type)}
 
 
 def read_settings(path: str | Path) -> dict[str, Any]:
@@ -223,7 +223,8 @@ def _criterion(item: str | Mapping[str, str] | Criterion) -> Criterion:
         known = named(DEFAULT_CRITERIA)
         if item not in known:
             raise ValueError(
-                f"unknown criterion {item!r}; built in are {', '.join(known)}; give others with name, positive, negative"
+                f"unknown criterion {item!r}; built in are {', '.join(known)}; give others with name, positive, "
+                "negative"
             )
         return known[item]
     return Criterion(**item)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from hf_icon2.criteria import GENERAL
 from hf_icon2.pipeline.subject import Subject, load_model
-from hf_icon2.prompts import Instruction, encode_prompt, pad_token_id
+from hf_icon2.prompts import Instruction, decode_answer, encode_prompt, pad_token_id
 from hf_icon2.recipe import Evaluation
 from hf_icon2.steering.decoding import Sampling, generate_variants
 from hf_icon2.steering.noise import row_seed
@@ -72,11 +72,7 @@ def sample_answers(
         pad=pad_token_id(tokenizer),
         batch_size=settings.batch_size,
     )
-    return [
-        tokenizer.decode(side[place].ids, skip_special_tokens=True)
-        for place in range(len(prompts))
-        for side in answers
-    ]
+    return [decode_answer(tokenizer, side[place].ids) for place in range(len(prompts)) for side in answers]
 
 
 def truth_shares(prompts: Sequence[str], answers: Sequence[str]) -> dict[str, Any]:

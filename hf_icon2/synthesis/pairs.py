@@ -10,7 +10,7 @@ from tqdm.auto import tqdm
 
 from hf_icon2.directions.config import StrengthRange
 from hf_icon2.directions.vectors import DirectionVectors
-from hf_icon2.prompts import Instruction, as_messages, encode_prompt, pad_token_id
+from hf_icon2.prompts import Instruction, as_messages, decode_answer, encode_prompt, pad_token_id
 from hf_icon2.steering.decoding import Sampling, generate_variants
 from hf_icon2.steering.noise import row_seed
 from hf_icon2.steering.plans import RowSteering
@@ -92,9 +92,7 @@ def generate_pairs(
     chat = tokenizer.chat_template is not None
     pairs = [
         {
-            **_texts(
-                row["prompt"], [tokenizer.decode(side.ids, skip_special_tokens=True) for side in both], chat
-            ),
+            **_texts(row["prompt"], [decode_answer(tokenizer, side.ids) for side in both], chat),
             "id": row["id"],
             "criterion": row["criterion"],
             "strength_chosen": ranges[row["criterion"]][0],

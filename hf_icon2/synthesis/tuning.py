@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 
 from hf_icon2.directions.config import StrengthRange
 from hf_icon2.directions.vectors import DirectionVectors
-from hf_icon2.prompts import Instruction, encode_prompt, pad_token_id
+from hf_icon2.prompts import Instruction, decode_answer, encode_prompt, pad_token_id
 from hf_icon2.steering.decoding import Sampling, generate_variants
 from hf_icon2.steering.noise import row_seed
 from hf_icon2.synthesis.calibration import unlimited
@@ -159,9 +159,7 @@ class _Bench:
             directions=unlimited(self.directions.with_control_layers({self.name: layers})),
             batch_size=self.batch_size,
         )
-        texts = [
-            [self.tokenizer.decode(item.ids, skip_special_tokens=True) for item in side] for side in answers
-        ]
+        texts = [[decode_answer(self.tokenizer, item.ids) for item in side] for side in answers]
         return torch.tensor([list(map(float, self.reward(self.prompts, side))) for side in texts])
 
 
