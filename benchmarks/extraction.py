@@ -105,7 +105,9 @@ def cosines(left: Vectors, right: Vectors) -> list[float]:
 
 def compare(workers: dict[str, Worker], samples: dict[str, list[Sample]]) -> str:
     centred = cosines(workers["ours"].run(method="centred_pca").result, samples["repeng"][0].result)
-    mean = cosines(workers["ours"].run(method="mean_difference").result, samples["steering-vectors"][0].result)
+    mean = cosines(
+        workers["ours"].run(method="mean_difference").result, samples["steering-vectors"][0].result
+    )
     return (
         f"|cosine| with repeng (centred PCA): layers 1–6 at least {min(centred[:-1]):.6f}, layer 7 (read after the "
         f"final norm there) {centred[-1]:.4f}; with steering-vectors (mean): at least {min(mean):.6f}."
@@ -153,7 +155,9 @@ def main() -> None:
     workers = {}
     for name in [*CONTENDERS, "ours, again"]:
         peer = {} if name.startswith("ours") else {"python": protocol.PEERS}
-        workers[name] = Worker(name, __file__, kind="ours" if name == "ours, again" else name, folder=folder, **peer)
+        workers[name] = Worker(
+            name, __file__, kind="ours" if name == "ours, again" else name, folder=folder, **peer
+        )
     samples = protocol.take_turns(list(workers.values()), lambda _worker, _turn: {}, args.repeats)
     agreed = compare(workers, samples)
     for worker in workers.values():

@@ -1,7 +1,7 @@
 """On a GPU: plain against steered against paired generation on a random model of Qwen2-7B's shape, and extraction.
 
-    python benchmarks/gpu.py           # bf16, batch 32, prompt 128, 256 new tokens, 256 contrasts
-    python benchmarks/gpu.py --tiny    # the same code on a CPU in seconds
+python benchmarks/gpu.py           # bf16, batch 32, prompt 128, 256 new tokens, 256 contrasts
+python benchmarks/gpu.py --tiny    # the same code on a CPU in seconds
 """
 
 from __future__ import annotations
@@ -78,7 +78,9 @@ def timed(run: Callable[[], object], device: str) -> tuple[float, float]:
     return time.perf_counter() - start, 0.0
 
 
-def generation_runs(model: Any, directions: DirectionVectors, shape: Shape) -> dict[str, Callable[[], object]]:
+def generation_runs(
+    model: Any, directions: DirectionVectors, shape: Shape
+) -> dict[str, Callable[[], object]]:
     """What takes turns; each answers the same prompts."""
     name = directions.names[0]
     generator = torch.Generator().manual_seed(1)
@@ -88,7 +90,9 @@ def generation_runs(model: Any, directions: DirectionVectors, shape: Shape) -> d
     def generate(**options: object) -> object:
         mask = torch.ones_like(device_ids)
         options = {"do_sample": False, **options}
-        return model.generate(device_ids, attention_mask=mask, max_new_tokens=shape.new, pad_token_id=0, **options)
+        return model.generate(
+            device_ids, attention_mask=mask, max_new_tokens=shape.new, pad_token_id=0, **options
+        )
 
     def pairs(temperature: float) -> object:
         seeds = list(range(shape.batch))
@@ -147,12 +151,15 @@ def main() -> None:
         plain = [value[0] for value in counted["plain"]]
         relative = [mine / base for mine, base in zip(seconds, plain, strict=True)]
         peak = max(value[1] for value in values)
-        rows.append([name, protocol.spread(seconds, 3), protocol.spread(relative, 3), f"{peak:.0f}" if peak else "–"])
+        rows.append(
+            [name, protocol.spread(seconds, 3), protocol.spread(relative, 3), f"{peak:.0f}" if peak else "–"]
+        )
     title = "tiny shape, CPU: shows only that the script runs" if args.tiny else "`7b`, bf16"
     what = f"batch {shape.batch}, prompt {shape.prompt}, {shape.new} new tokens, {shape.contrasts} contrasts"
     header = ["", "wall s", "/ plain, by round", "peak above before, MB"]
     protocol.write_section(
-        "gpu tiny" if args.tiny else "gpu", f"### GPU benchmark ({title}): {what}\n\n{protocol.table(header, rows)}"
+        "gpu tiny" if args.tiny else "gpu",
+        f"### GPU benchmark ({title}): {what}\n\n{protocol.table(header, rows)}",
     )
 
 

@@ -29,7 +29,7 @@ TARGETS = {"equal": (1.4, 2.5), "ragged": (2.0, 4.0)}
 
 
 def drawn_lengths(row: int, sample: int) -> int:
-    """Tokens of one answer: geometric with mean 64, cut at 256; a function of (prompt, sample), so that all share it."""
+    """Tokens of one answer: geometric with mean 64, cut at 256; the same for all contenders."""
     draw = random.Random(1000 * row + sample)
     length = 1
     while length < LONGEST and draw.random() > 1 / MEAN:
@@ -68,17 +68,23 @@ def ours(folder: str, sampled: bool = False) -> Answer:
     from hf_icon2 import DirectionVectors
     from hf_icon2.steering.decoding import Sampling, generate_variants
 
-    model, directions = protocol.load_model(folder), DirectionVectors.from_pretrained(Path(folder) / "directions")
+    model, directions = (
+        protocol.load_model(folder),
+        DirectionVectors.from_pretrained(Path(folder) / "directions"),
+    )
     name = directions.names[0]
 
     def run(prompts: list[list[int]], rows: list[int], lengths: str, **_: object) -> list[list[list[int]]]:
-        with ends(model, [[drawn_lengths(row, side) for row in rows] for side in (0, 1)], lengths, compacting=True):
+        with ends(
+            model, [[drawn_lengths(row, side) for row in rows] for side in (0, 1)], lengths, compacting=True
+        ):
             sides = generate_variants(
                 model,
                 prompts,
                 [[{name: sign * STRENGTH}] * len(prompts) for sign in (1, -1)],
                 sampling=Sampling(
-                    max_new_tokens=LONGEST + 1 if lengths == "ragged" else NEW_TOKENS, temperature=float(sampled)
+                    max_new_tokens=LONGEST + 1 if lengths == "ragged" else NEW_TOKENS,
+                    temperature=float(sampled),
                 ),
                 seeds=[rows, rows],
                 pad=0,
@@ -144,7 +150,13 @@ def five_samples(folder: str) -> Answer:
 
         torch.manual_seed(rows[0])
         drawn = [[drawn_lengths(row, sample) for sample in range(5)] for row in rows]
-        sampling = {"do_sample": True, "temperature": 1.0, "top_p": 1.0, "top_k": 0, "num_return_sequences": 5}
+        sampling = {
+            "do_sample": True,
+            "temperature": 1.0,
+            "top_p": 1.0,
+            "top_k": 0,
+            "num_return_sequences": 5,
+        }
         return [generate(model, model, prompts, drawn, lengths, **sampling)]
 
     return run
@@ -201,7 +213,7 @@ def ends(model: Any, drawn: list[list[int]], lengths: str, *, compacting: bool) 
 
 
 def make_prompts(model: str, folder: Path) -> list[list[int]]:
-    """64 prompts of 64 ids: random words for `mid`; for `toy` the last 64 of a long chat, ending in the answer's header."""
+    """64 prompts of 64 ids: random words for `mid`; for `toy` the last 64 of a long chat."""
     if model == "mid":
         draw = random.Random(0)
         return [[draw.randrange(10, 32_000) for _ in range(PROMPT_TOKENS)] for _ in range(PROMPTS)]
@@ -235,7 +247,9 @@ def compare(workers: dict[str, Worker], command: dict[str, object]) -> str:
 
 
 def agreement(left: list[list[list[int]]], right: list[list[list[int]]]) -> float:
-    pairs = [(a, b) for side, other in zip(left, right, strict=True) for a, b in zip(side, other, strict=True)]
+    pairs = [
+        (a, b) for side, other in zip(left, right, strict=True) for a, b in zip(side, other, strict=True)
+    ]
     same = sum(x == y for a, b in pairs for x, y in zip(a, b, strict=False))
     return same / sum(max(len(a), len(b)) for a, b in pairs)
 
@@ -266,7 +280,8 @@ def report(model: str, batch: int, lengths: str, samples: dict[str, list[Sample]
     header = ["contender", "CPU s per batch", "wall s", "pairs / CPU s", "kept / CPU s"]
     header += ["CPU / ours (total)", "by round", "wall / ours (total)"]
     goal = TARGETS[lengths]
-    title = f"### Pairs, `{model}`, batch {batch}, {lengths} lengths (aim: repeng ≥ {goal[0]}, five samples ≥ {goal[1]})"
+    aims = f"aim: repeng ≥ {goal[0]}, five samples ≥ {goal[1]}"
+    title = f"### Pairs, `{model}`, batch {batch}, {lengths} lengths ({aims})"
     return f"{title}\n\n{agreed}\n\n{protocol.table(header, rows)}"
 
 

@@ -40,7 +40,12 @@ def mid_folder() -> Path:
     """Folder of `mid`: a random Llama of 58.5M parameters with a word-level tokenizer and directions; made once."""
     folder = MODELS / "mid"
     if not (folder / "directions" / "direction_vectors.safetensors").is_file():
-        sizes = {"hidden_size": 512, "num_hidden_layers": 8, "num_attention_heads": 8, "intermediate_size": 1408}
+        sizes = {
+            "hidden_size": 512,
+            "num_hidden_layers": 8,
+            "num_attention_heads": 8,
+            "intermediate_size": 1408,
+        }
         _make_llama(folder, vocabulary=32_000, **sizes)
     return folder
 
@@ -71,14 +76,18 @@ def _make_llama(folder: Path, vocabulary: int, **sizes: int) -> None:
     torch.manual_seed(0)
     special = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": None}
     # 0.3 instead of 0.02: otherwise a random model repeats one token and every comparison of tokens is empty
-    config = LlamaConfig(vocab_size=vocabulary, initializer_range=0.3, max_position_embeddings=1024, **special, **sizes)
+    config = LlamaConfig(
+        vocab_size=vocabulary, initializer_range=0.3, max_position_embeddings=1024, **special, **sizes
+    )
     model = LlamaForCausalLM(config).eval()
     tokenizer = word_tokenizer(vocabulary)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     criterion = Criterion("c", random_text(1, 32), random_text(2, 32))
     texts = [random_text(seed, 32) for seed in range(10, 42)]
-    extract_directions(model, tokenizer, texts, [criterion], show_progress=False).save_pretrained(folder / "directions")
+    extract_directions(model, tokenizer, texts, [criterion], show_progress=False).save_pretrained(
+        folder / "directions"
+    )
 
 
 def word_tokenizer(vocabulary: int) -> Any:
@@ -87,7 +96,10 @@ def word_tokenizer(vocabulary: int) -> Any:
     from transformers import PreTrainedTokenizerFast
 
     special = ["<pad>", "<s>", "</s>", *ROLES]
-    words = {word: index for index, word in enumerate([*special, *(f"w{i}" for i in range(vocabulary - len(special)))])}
+    words = {
+        word: index
+        for index, word in enumerate([*special, *(f"w{i}" for i in range(vocabulary - len(special)))])
+    }
     tokenizer = Tokenizer(models.WordLevel(words, unk_token="<pad>"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     return PreTrainedTokenizerFast(
@@ -148,12 +160,22 @@ class Worker:
     """
 
     def __init__(
-        self, name: str, script: str, *, kind: str | None = None, python: str | Path = sys.executable, **options: str
+        self,
+        name: str,
+        script: str,
+        *,
+        kind: str | None = None,
+        python: str | Path = sys.executable,
+        **options: str,
     ) -> None:
         self.name = name
         flags = [text for key, value in options.items() for text in (f"--{key}", str(value))]
         root = os.pathsep.join([str(HERE.parent), os.environ.get("PYTHONPATH", "")])
-        environment = os.environ | {"OMP_NUM_THREADS": str(THREADS), "PYTHONPATH": root, "HF_HUB_OFFLINE": "1"}
+        environment = os.environ | {
+            "OMP_NUM_THREADS": str(THREADS),
+            "PYTHONPATH": root,
+            "HF_HUB_OFFLINE": "1",
+        }
         self._process = subprocess.Popen(
             [str(python), script, "--worker", kind or name, *flags],
             stdin=subprocess.PIPE,
@@ -179,7 +201,9 @@ class Worker:
         for line in self._process.stdout:  # libraries print, too
             if line.startswith("@@"):
                 return json.loads(line[2:])
-        raise RuntimeError(f"the worker {self.name!r} has ended (exit code {self._process.wait()}); see its message above")
+        raise RuntimeError(
+            f"the worker {self.name!r} has ended (exit code {self._process.wait()}); see its message above"
+        )
 
 
 def serve(run: Callable[..., Any]) -> None:
@@ -229,7 +253,9 @@ def take_turns(
 
 def spread(values: Sequence[float], digits: int = 2) -> str:
     """Median (min–max)."""
-    low, middle, high = (f"{value:.{digits}f}" for value in (min(values), statistics.median(values), max(values)))
+    low, middle, high = (
+        f"{value:.{digits}f}" for value in (min(values), statistics.median(values), max(values))
+    )
     return f"{middle} ({low}–{high})"
 
 
@@ -253,9 +279,9 @@ def machine() -> str:
     gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
     load = os.getloadavg()[0]
     return (
-        f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, {cpu[1] if cpu else platform.processor()}{gpu}, {os.cpu_count()} cores, "
-        f"{THREADS} thread per process, load {load:.1f} at the end; Python {platform.python_version()}, "
-        f"torch {torch.__version__}, transformers {transformers.__version__}"
+        f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, {cpu[1] if cpu else platform.processor()}{gpu}, "
+        f"{os.cpu_count()} cores, {THREADS} thread per process, load {load:.1f} at the end; "
+        f"Python {platform.python_version()}, torch {torch.__version__}, transformers {transformers.__version__}"
     )
 
 

@@ -26,13 +26,16 @@ NEW_TOKENS = 64
 
 def make_runs(folder: Path, model_name: str) -> dict[str, Callable[[], list[list[int]]]]:
     """What takes turns: plain twice, the hooked model unsteered, and it steered at several layers."""
-    from hf_icon2 import DirectionVectors, make_steerable
     from pairs import make_prompts
+
+    from hf_icon2 import DirectionVectors, make_steerable
 
     plain = protocol.load_model(folder)
     plain.generation_config.eos_token_id = None
     memo = {id(weight): weight for weight in (*plain.parameters(), *plain.buffers())}
-    hooked = copy.deepcopy(plain, memo)  # the same weights in other modules: no hook of ours on the plain ones
+    hooked = copy.deepcopy(
+        plain, memo
+    )  # the same weights in other modules: no hook of ours on the plain ones
     directions = DirectionVectors.from_pretrained(folder / "directions")
     name = directions.names[0]
     batch = 8 if model_name == "mid" else 1
@@ -41,7 +44,12 @@ def make_runs(folder: Path, model_name: str) -> dict[str, Callable[[], list[list
     def generate(model: Any, **steering: object) -> list[list[int]]:
         mask = torch.ones_like(prompts)
         output = model.generate(
-            prompts, attention_mask=mask, max_new_tokens=NEW_TOKENS, do_sample=False, pad_token_id=0, **steering
+            prompts,
+            attention_mask=mask,
+            max_new_tokens=NEW_TOKENS,
+            do_sample=False,
+            pad_token_id=0,
+            **steering,
         )
         tokens: list[list[int]] = output[:, prompts.shape[1] :].tolist()
         return tokens
@@ -97,7 +105,8 @@ def report(model_name: str, samples: dict[str, list[Sample]]) -> str:
     aim = "≤ 1.01" if model_name == "mid" else "≤ 1.03"
     facts = f"Unsteered tokens identical with and without hooks: {same}; steered tokens differ: {changed}."
     batch = len(plain[0].result)
-    return f"### Steered / plain `generate`, `{model_name}`, batch {batch} (aim {aim})\n\n{facts}\n\n{protocol.table(header, rows)}"
+    title = f"### Steered / plain `generate`, `{model_name}`, batch {batch} (aim {aim})"
+    return f"{title}\n\n{facts}\n\n{protocol.table(header, rows)}"
 
 
 def main() -> None:
@@ -114,7 +123,9 @@ def main() -> None:
         names = list(runs)[turn % len(runs) :] + list(runs)[: turn % len(runs)]  # nobody is always first
         for name in names:
             samples[name].append(measure(runs[name], args.best_of))
-    protocol.write_section(f"steering {args.model}", report(args.model, {k: v[1:] for k, v in samples.items()}))
+    protocol.write_section(
+        f"steering {args.model}", report(args.model, {k: v[1:] for k, v in samples.items()})
+    )
 
 
 if __name__ == "__main__":
