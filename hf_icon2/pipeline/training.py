@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import math
+import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from datasets import Dataset
+from safetensors import SafetensorError
 
 from hf_icon2.pipeline.subject import Subject, load_model
 from hf_icon2.recipe import Recipe
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 def train_dpo(recipe: Recipe, subject: Subject, pairs: Dataset, folder: Path) -> dict[str, Any]:
@@ -37,8 +45,9 @@ def train_dpo(recipe: Recipe, subject: Subject, pairs: Dataset, folder: Path) ->
         processing_class=subject.tokenizer,
         peft_config=lora,
     )
-    trainer.train(resume_from_checkpoint=resumable_checkpoint(checkpoints))
-    _save(trainer, subject, folder / "model")
+    with _full_disk_named(folder, trainer.model):
+        trainer.train(resume_from_checkpoint=resumable_checkpoint(checkpoints))
+        _save(trainer, subject, folder / "model")
     history = trainer.state.log_history
     return {
         "pairs": len(train),
@@ -83,6 +92,18 @@ def _has_steps_left(record: Path) -> bool:
         return False
     control = state["stateful_callbacks"]["TrainerControl"]["args"]
     return not control["should_training_stop"]
+
+
+@contextmanager
+def _full_disk_named(folder: Path, model: PreTrainedModel) -> Iterator[None]:
+    """Checkpoints are written by libraries that report a full disk as an error of their own."""
+    try:
+        yield
+    except (RuntimeError, SafetensorError) as error:
+        checkpoint = 3 * sum(weight.numel() * weight.element_size() for weight in model.parameters())  # and Adam's
+        if shutil.disk_usage(folder).free >= checkpoint:
+            raise
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder)) from error
 
 
 def split_by_instruction(pairs: Dataset, share: float, seed: int) -> tuple[Dataset, Dataset]:
