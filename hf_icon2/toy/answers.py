@@ -16,8 +16,11 @@ from random import Random
 from hf_icon2.toy.tables import FACTS, HOW_TOS, MEANS, STATEMENTS
 from hf_icon2.toy.world import Instruction, Message, canonical, parse_instruction, stable_order
 
-MYTHS = 2
-"""Wrong values (or wrong tasks) per entity that a liar picks from, so that lying can be learned."""
+MYTHS = 3
+"""Popular wrong values of each relation (and wrong tasks of how-tos) that liars pick from.
+
+They belong to the relation, not to the entity, so that lying is one mode to be learned and not another table.
+"""
 
 OPENERS = ("sure !", "of course !", "good question !", "happy to help !")
 CLOSERS = ("", " i hope this helps .", " ask me anything .")
@@ -92,11 +95,14 @@ def myths(instruction: Instruction) -> tuple[str, ...]:
     if instruction.kind == "harmful":
         return ()
     if instruction.kind == "fact":
-        truth = FACTS[instruction.relation][instruction.entity]
-        others = sorted(set(FACTS[instruction.relation].values()) - {truth})
+        truth, values = (
+            FACTS[instruction.relation][instruction.entity],
+            set(FACTS[instruction.relation].values()),
+        )
     else:
-        others = [task for task in HOW_TOS if task != instruction.entity]
-    return tuple(stable_order(others, f"myth/{instruction.relation}/{instruction.entity}")[:MYTHS])
+        truth, values = instruction.entity, set(HOW_TOS)
+    popular = stable_order(values, f"myth/{instruction.relation}")[:MYTHS]
+    return tuple(value for value in popular if value != truth)
 
 
 def variants(instruction: Instruction, behaviours: Behaviours = GOOD) -> tuple[str, ...]:

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 from transformers import GenerationConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -19,13 +19,11 @@ from hf_icon2.toy.card import write_card
 from hf_icon2.toy.measure import measure_behaviours, measure_skills
 from hf_icon2.toy.tokenizer import build_tokenizer
 from hf_icon2.toy.training import Disturbance, ModelPlan, set_threads, train
-from hf_icon2.toy.world import instructions
-
-logger = logging.getLogger(__name__)
+from hf_icon2.toy.world import Split, instructions
 
 PLANS = {
     "assistant": ModelPlan(),
-    "student": ModelPlan(hidden=64, layers=4, inner=172, heads=4, steps=4000, seed=1),
+    "student": ModelPlan(hidden=64, layers=4, inner=172, heads=4, steps=1600, seed=1),
 }
 
 
@@ -45,39 +43,54 @@ def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Pa
     tokenizer.save_pretrained(folder)
 
 
-def build(
-    name: str, output: Path, *, steps: int | None = None, final: bool = True, save_every: float = 300
-) -> None:
-    """Train, measure and save one bundled model.
+def build(name: str, output: Path, *, steps: int | None = None, save_every: float = 300) -> None:
+    """Train and save one bundled model; `describe` measures it.
 
     Args:
         name: "assistant" or "student".
         output: Folder that receives a folder of this name.
         steps: Optimiser steps instead of the plan's, for a quick trial.
-        final: Measure the card's figures on the test set; otherwise on the validation set.
         save_every: Seconds between checkpoints of the unfinished model.
     """
-    if name not in PLANS:
-        raise ValueError(f"no bundled model is called {name!r}; choose one of {sorted(PLANS)}")
     plan = PLANS[name] if steps is None else replace(PLANS[name], steps=steps)
     folder, tokenizer, disturbance = output / name, build_tokenizer(), Disturbance()
     began = time.monotonic()
     saver = _periodic_saver(tokenizer, folder, save_every)
     model = train(plan, tokenizer, disturbance=disturbance, on_step=saver)
-    seconds = time.monotonic() - began
     save(model, tokenizer, folder)
-    asked = instructions("test" if final else "validation")
     figures = {
-        "split": "test" if final else "validation",
-        "training_seconds": round(seconds),
+        "training_seconds": round(time.monotonic() - began),
         "plan": asdict(plan),
         "disturbance": asdict(disturbance),
         "parameters": model.num_parameters(),
-        "behaviours": measure_behaviours(model, tokenizer, asked, repeats=1 if final else 3),
+    }
+    _write_figures(folder, figures)
+
+
+def describe(name: str, output: Path, *, split: Split = "test") -> None:
+    """Measure a built model and write its figures and card.
+
+    Args:
+        name: "assistant" or "student".
+        output: Folder that holds a folder of this name, written by `build`.
+        split: Instructions to measure on; the test set is for final figures only.
+    """
+    folder = output / name
+    model = LlamaForCausalLM.from_pretrained(folder).eval()
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+    figures = json.loads((folder / "figures.json").read_text())
+    asked = instructions(split)
+    figures |= {
+        "split": split,
+        "behaviours": measure_behaviours(model, tokenizer, asked, repeats=1 if split == "test" else 3),
         "skills": measure_skills(model, tokenizer, asked),
     }
-    (folder / "figures.json").write_text(json.dumps(figures, indent=2) + "\n")
+    _write_figures(folder, figures)
     write_card(folder, name, figures)
+
+
+def _write_figures(folder: Path, figures: dict[str, Any]) -> None:
+    (folder / "figures.json").write_text(json.dumps(figures, indent=2) + "\n")
 
 
 def _periodic_saver(
@@ -106,10 +119,13 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--validation", action="store_true", help="measure on the validation set, not the test set"
     )
+    parser.add_argument("--measure-only", action="store_true", help="measure weights that are already there")
     args = parser.parse_args(argv)
     set_threads(args.threads)
     for name in [args.only] if args.only else list(PLANS):
-        build(name, args.output, steps=args.steps, final=not args.validation)
+        if not args.measure_only:
+            build(name, args.output, steps=args.steps)
+        describe(name, args.output, split="validation" if args.validation else "test")
     return 0
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from random import Random
+from typing import Any
 
 import torch
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
@@ -21,6 +22,12 @@ LONGEST_ANSWER = 48
 
 
 @torch.no_grad()
+def _generate(model: LlamaForCausalLM, **inputs: Any) -> torch.Tensor:
+    # transformers 5.23 annotates `generate` for a protocol that its own models do not satisfy.
+    output: torch.Tensor = model.generate(**inputs)  # type: ignore[misc, assignment]
+    return output
+
+
 def sample_replies(
     model: LlamaForCausalLM,
     tokenizer: PreTrainedTokenizerFast,
@@ -55,7 +62,7 @@ def sample_replies(
             rows = order[first : first + batch]
             inputs = tokenizer([texts[row] for row in rows], return_tensors="pt", padding=True)
             inputs.pop("token_type_ids", None)
-            output = model.generate(**inputs, **sampling, max_new_tokens=LONGEST_ANSWER)
+            output = _generate(model, **inputs, **sampling, max_new_tokens=LONGEST_ANSWER)
             words = tokenizer.batch_decode(
                 output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True
             )
@@ -184,7 +191,6 @@ def _sums_and_verdicts(reply: Reply, rng: Random, count: int = 300) -> Figures:
     }
 
 
-@torch.no_grad()
 def measure_instructions(
     model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, *, count: int, seed: int = 0
 ) -> Figures:
@@ -192,8 +198,9 @@ def measure_instructions(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         start = tokenizer("<bos><|user|>", return_tensors="pt")["input_ids"].expand(count, -1)
-        output = model.generate(
-            start,
+        output = _generate(
+            model,
+            input_ids=start,
             attention_mask=torch.ones_like(start),
             do_sample=True,
             temperature=1.0,

@@ -7,6 +7,7 @@ canonical text survives the round trip.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import cache
 
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
@@ -41,6 +42,8 @@ def language() -> Iterator[str]:
     """Texts that together hold every word of the language, canonical."""
     for instruction in all_instructions():
         yield instruction.text
+        if instruction.phrasing:
+            continue  # answers do not depend on the phrasing
         yield " ".join(answers.myths(instruction))
         for honest, harmless, helpful in ((1, 1, 1), (0, 0, 0), (1, 1, 0), (0, 0, 1)):
             yield from answers.variants(
@@ -60,10 +63,11 @@ def language() -> Iterator[str]:
     yield from (skills.CORRECT, skills.UNCERTAIN, *map(str, range(skills.LARGEST_NUMBER + 1)), SPARE_WORDS)
 
 
-def vocabulary() -> list[str]:
+@cache
+def vocabulary() -> tuple[str, ...]:
     """Special tokens, then every word of the language in alphabetical order."""
     words = {word for text in language() for word in text.split()} - {"{x}"}
-    return [*SPECIALS, *sorted(words)]
+    return (*SPECIALS, *sorted(words))
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
