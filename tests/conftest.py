@@ -179,7 +179,10 @@ def build_directions(
         num_layers=layers,
         layers=tuple(range(layers)),
         criteria=tuple(Criterion(name, f"Show {name}.", f"Avoid {name}.") for name in names),
-        control_layers={name: (1, 2) if name == names[0] else (2, 3) for name in names},
+        control_layers={
+            name: tuple(layer for layer in ((1, 2) if name == names[0] else (2, 3)) if layer < layers)
+            for name in names
+        },
         pooling=dict.fromkeys(names, "last"),
         method="pca",
         scale="residual",

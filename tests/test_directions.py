@@ -112,9 +112,7 @@ def test_prompts_that_share_nothing_equal_the_hidden_states_too(tiny_llama, tiny
 def test_response_pooling_is_the_mean_over_the_models_own_answer(
     tiny_model, tiny_tokenizer, model_type, monkeypatch
 ):
-    monkeypatch.setattr(
-        "hf_icon2.directions.extraction.RESPONSE_TOKENS", 12
-    )  # the paper is silent; save time
+    monkeypatch.setattr("hf_icon2.directions.extraction.RESPONSE_TOKENS", 12)
     model = tiny_model(model_type)
 
     def state(instruction, system):
@@ -143,7 +141,8 @@ def test_response_pooling_is_the_mean_over_the_models_own_answer(
     torch.testing.assert_close(found["kind"], by_hand.mean(0), atol=2e-3, rtol=1e-3)
 
 
-def test_pooling_can_differ_between_criteria(tiny_llama, tiny_tokenizer):
+def test_pooling_can_differ_between_criteria(tiny_llama, tiny_tokenizer, monkeypatch):
+    monkeypatch.setattr("hf_icon2.directions.extraction.RESPONSE_TOKENS", 12)
     mixed = extract(tiny_llama, tiny_tokenizer, criteria=[KIND, BRIEF], pooling={"brief": "response"})
     assert mixed.config.pooling == {"kind": "last", "brief": "response"}
     unit = mixed.unit()
@@ -292,7 +291,7 @@ def test_where_nothing_differs_no_axis_is_made_up(shape):
 
 
 def test_evidence_is_worked_out_by_hand():
-    # Layer 0: all contrasts alike, so each half predicts the other. Layer 1: the halves contradict each other.
+    # Layer 0: all contrasts alike, so each half predicts the other. Layer 1: the halves are opposites.
     contrasts = torch.zeros(4, 2, 3)
     contrasts[:, 0, 0] = 1
     order = torch.randperm(4, generator=torch.Generator().manual_seed(0))
@@ -304,7 +303,7 @@ def test_evidence_is_worked_out_by_hand():
 
 
 def test_held_out_accuracy_counts_held_out_contrasts_only():
-    # Three quarters of each half point up, the rest down: the halves' means agree, so 0.75 project positively.
+    # Three quarters of each half point up, the rest down: the means agree, and 0.75 project positively.
     order = torch.randperm(8, generator=torch.Generator().manual_seed(0))
     contrasts = torch.zeros(8, 1, 2)
     contrasts[:, 0, 0] = 1

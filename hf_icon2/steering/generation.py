@@ -20,7 +20,7 @@ class Icon2GenerationMixin(GenerationMixin):
     """Gives `generate` a `steering` argument; put on a model by `make_steerable`."""
 
     def generate(self, *args: Any, steering: Steering | None = None, **kwargs: Any) -> Any:  # noqa: ANN401
-        """transformers' `generate`, steered from the last prompt token on.
+        """Transformers' `generate`, steered from the last prompt token on.
 
         Args:
             *args: As for `GenerationMixin.generate`.
@@ -31,13 +31,18 @@ class Icon2GenerationMixin(GenerationMixin):
         Raises:
             ValueError: For an unknown criterion or the wrong number of rows, before the model runs.
         """
-        config = kwargs.get("generation_config") or self.generation_config
+        if kwargs.get("directions") is not None:  # custom_generate=steered_generate brings its own
+            return super().generate(*args, steering=steering, **kwargs)
+        given = args[1] if len(args) > 1 else kwargs.get("generation_config")
+        config = given or self.generation_config
         if steering is None:
             steering = getattr(config, "steering", None)
         if steering is None:
             return super().generate(*args, **kwargs)
         if "paged" in str(kwargs.get("cache_implementation") or config.cache_implementation):
-            raise ValueError("steering does not work with continuous batching; use another cache_implementation")
+            raise ValueError(
+                "steering does not work with continuous batching; use another cache_implementation"
+            )
         state = steering_state(self)  # type: ignore[arg-type]
         rows, columns = _prompt_shape(args, kwargs)
         plan = plan_steering(_directions(self), steering, start=columns - 1, masked=False, rows=rows)
@@ -45,7 +50,7 @@ class Icon2GenerationMixin(GenerationMixin):
             return super().generate(*args, **kwargs)
 
     def generate_batch(self, *args: Any, steering: Steering | None = None, **kwargs: Any) -> Any:  # noqa: ANN401
-        """transformers' continuous batching, which cannot be steered: requests are packed into one row."""
+        """Transformers' continuous batching, which cannot be steered: requests are packed into one row."""
         if steering is not None or getattr(installed_state(self), "plan", None) is not None:  # type: ignore[arg-type]
             raise ValueError("generate_batch() cannot be steered; use generate(steering=...) instead")
         return super().generate_batch(*args, **kwargs)
@@ -115,6 +120,8 @@ def steered_generate(
         **({"streamer": streamer} if streamer is not None else {}),
         **model_kwargs,
     }
+    if streamer is not None:
+        streamer.put(input_ids.cpu())  # what generate() does for its own; `skip_prompt` counts on it
     if steering is None:
         return decode(model, input_ids, **arguments)
     state = steering_state(model)
@@ -138,7 +145,7 @@ def _directions(model: Any) -> DirectionVectors:  # noqa: ANN401
 def _prompt_shape(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[int, int]:
     """Number of prompts and of their columns, cached columns included."""
     inputs = args[0] if args else None
-    for name in ("inputs", "input_ids", "inputs_embeds"):
+    for name in ("inputs_embeds", "inputs", "input_ids"):  # embeddings are what runs where both are given
         if inputs is None:
             inputs = kwargs.get(name)
     if inputs is None:
@@ -152,7 +159,9 @@ def _prompt_shape(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[int, i
 
 def _steerable_class(base: type) -> type:
     """The model's class with the mixin in front, under the same name: save_pretrained and remote engines read it."""
-    return type(base.__name__, (Icon2GenerationMixin, base), {"__module__": base.__module__, "__doc__": base.__doc__})
+    return type(
+        base.__name__, (Icon2GenerationMixin, base), {"__module__": base.__module__, "__doc__": base.__doc__}
+    )
 
 
 def _restore(base: type) -> nn.Module:

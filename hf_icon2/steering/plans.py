@@ -25,8 +25,8 @@ class Plan:
     Args:
         vectors: Per layer, what to add to each of R rows, (R, D) float32; R = 1 serves any number of rows.
         start: First steered column of the sequence, counted over the whole prompt; None steers every column.
-        masked: Whether to leave padding alone by the attention mask. Not needed where `start` is the last column
-            of a left-padded prompt, since no pad comes after it.
+        masked: Whether any pass may come: padding is then told by the attention mask, and a single token may
+            begin a sequence. False for one generation that starts at the last column of left-padded prompts.
     """
 
     def __init__(self, vectors: Mapping[int, Tensor], *, start: int | None, masked: bool) -> None:
@@ -46,10 +46,8 @@ class Plan:
             past: The cache, or None.
             attention_mask: (B, >= T) with 1 for real tokens, or None where there is no padding.
         """
-        if self.start is None or (self._reached and tokens == 1):
-            self.offset = (
-                0  # a single token after the prompt is always a new one: no look at the cache needed
-            )
+        if self.start is None or (self._reached and tokens == 1 and not self.masked):
+            self.offset = 0  # generating, a single token is always a new one: no look at the cache needed
         else:
             first = 0 if past is None else int(past.get_seq_length())  # type: ignore[attr-defined]
             offset = max(0, self.start - first)
@@ -57,9 +55,10 @@ class Plan:
             self._reached = self._reached or self.offset is not None
         self.mask = None
         if self.masked and attention_mask is not None:
-            if attention_mask.dim() != 2:
+            if not isinstance(attention_mask, Tensor) or attention_mask.dim() != 2:
                 raise ValueError(
-                    f"steering needs a 2-D attention mask to leave padding alone, got {attention_mask.dim()}-D"
+                    "inside steer() a pass needs a 2-D attention mask, by which padding is left alone; to "
+                    "generate with a static cache use make_steerable() and generate(steering=...)"
                 )
             self.mask = attention_mask[:, -tokens:]
 
