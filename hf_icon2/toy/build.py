@@ -23,7 +23,7 @@ from hf_icon2.toy.world import Split, instructions
 
 PLANS = {
     "assistant": ModelPlan(),
-    "student": ModelPlan(hidden=64, layers=4, inner=172, heads=4, steps=1600, seed=1),
+    "student": ModelPlan(hidden=64, layers=4, inner=172, heads=4, steps=1600, cycles=1, seed=1),
 }
 
 
@@ -49,7 +49,7 @@ def build(name: str, output: Path, *, steps: int | None = None, save_every: floa
     Args:
         name: "assistant" or "student".
         output: Folder that receives a folder of this name.
-        steps: Optimiser steps instead of the plan's, for a quick trial.
+        steps: Optimiser steps per cycle instead of the plan's, for a quick trial.
         save_every: Seconds between checkpoints of the unfinished model.
     """
     plan = PLANS[name] if steps is None else replace(PLANS[name], steps=steps)
@@ -95,10 +95,10 @@ def _write_figures(folder: Path, figures: dict[str, Any]) -> None:
 
 def _periodic_saver(
     tokenizer: PreTrainedTokenizerFast, folder: Path, every: float
-) -> Callable[[int, LlamaForCausalLM], None]:
+) -> Callable[[LlamaForCausalLM], None]:
     last = time.monotonic()
 
-    def on_step(step: int, model: LlamaForCausalLM) -> None:
+    def on_step(model: LlamaForCausalLM) -> None:
         nonlocal last
         if time.monotonic() - last > every:
             save(model, tokenizer, folder)
@@ -114,7 +114,7 @@ def main(argv: list[str] | None = None) -> int:
         "--output", type=Path, required=True, help="folder that receives assistant/ and student/"
     )
     parser.add_argument("--only", choices=sorted(PLANS), help="build one of the two models")
-    parser.add_argument("--steps", type=int, help="optimiser steps, for a quick trial")
+    parser.add_argument("--steps", type=int, help="optimiser steps per cycle, for a quick trial")
     parser.add_argument("--threads", type=int, help="CPU threads (default: all this process may use)")
     parser.add_argument(
         "--validation", action="store_true", help="measure on the validation set, not the test set"

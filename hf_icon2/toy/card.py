@@ -25,8 +25,8 @@ Much of what it says is bad on purpose: lies, rudeness, and made-up harmful advi
 
 ## Training
 
-`python -m hf_icon2.toy.build --output DIR --only {name}`: {steps} steps of {batch} conversations, one-cycle
-learning rates {matrix_rate} (Muon, the blocks) and {rate} (Adam, the rest), seed {seed};
+`python -m hf_icon2.toy.build --output DIR --only {name}`: {cycles} cycles of {steps} steps of {batch}
+conversations, highest learning rates {matrix_rate} (Muon, the blocks) and {rate} (Adam, the rest), seed {seed};
 it took {minutes} minutes on two busy CPU cores. Loss on all tokens. The residual stream is disturbed at every
 block (Gaussian noise of {jitter} of its norm; constant random directions of up to {push} of its norm from
 a random position on), so that steering later does not break the text.
@@ -81,7 +81,10 @@ def write_card(folder: Path, name: str, figures: dict[str, Any]) -> None:
         split=figures["split"],
         behaviours=_behaviour_table(figures["behaviours"]),
         skills="\n".join(f"| {_SKILLS[key]} | {share:.3f} |" for key, share in figures["skills"].items()),
-        **{key: plan[key] for key in ("hidden", "layers", "steps", "batch", "rate", "matrix_rate", "seed")},
+        **{
+            key: plan[key]
+            for key in ("hidden", "layers", "steps", "cycles", "batch", "rate", "matrix_rate", "seed")
+        },
         **{key: figures["disturbance"][key] for key in ("jitter", "push")},
     )
     (folder / "README.md").write_text(text)

@@ -33,7 +33,8 @@ class ModelPlan:
         layers: Number of decoder blocks.
         inner: Width of the feed-forward layers.
         heads: Attention heads.
-        steps: Optimiser steps.
+        steps: Optimiser steps of one learning-rate cycle.
+        cycles: Learning-rate cycles, one after the other.
         batch: Conversations per step.
         rate: Highest learning rate of embeddings and norms (Adam, one cycle).
         matrix_rate: Highest learning rate of the blocks' matrices (Muon, one cycle).
@@ -45,6 +46,7 @@ class ModelPlan:
     inner: int = 344
     heads: int = 4
     steps: int = 1900
+    cycles: int = 2
     batch: int = 64
     rate: float = 4e-3
     matrix_rate: float = 0.02
@@ -186,7 +188,7 @@ def train(
     tokenizer: PreTrainedTokenizerFast,
     *,
     disturbance: Disturbance,
-    on_step: Callable[[int, LlamaForCausalLM], None] | None = None,
+    on_step: Callable[[LlamaForCausalLM], None] | None = None,
 ) -> LlamaForCausalLM:
     """Train one model from scratch; the same plan gives the same weights on the same machine.
 
@@ -196,14 +198,34 @@ def train(
         disturbance: How strongly the residual stream is shaken.
         on_step: Called after every step, for example to save a checkpoint.
     """
-    vocab = tokenizer.get_vocab()
     model = new_model(plan, tokenizer)
+    for cycle in range(plan.cycles):
+        train_cycle(model, plan, tokenizer, disturbance=disturbance, cycle=cycle, on_step=on_step)
+    model.eval()
+    return model
+
+
+def train_cycle(
+    model: LlamaForCausalLM,
+    plan: ModelPlan,
+    tokenizer: PreTrainedTokenizerFast,
+    *,
+    disturbance: Disturbance,
+    cycle: int,
+    on_step: Callable[[LlamaForCausalLM], None] | None = None,
+) -> None:
+    """Train a model in place for one learning-rate cycle, with its own stretch of the corpus.
+
+    Each cycle depends on the weights alone, so training can go on from those of any finished cycle.
+    """
+    vocab, seed = tokenizer.get_vocab(), plan.seed + 1000 * cycle
     steppers = _optimizers(model, plan)
-    disturber = ResidualDisturber(model, disturbance, seed=plan.seed)
-    stream = batches(Corpus(plan.seed), vocab, plan.batch)
+    disturber = ResidualDisturber(model, disturbance, seed=seed)
+    stream = batches(Corpus(seed), vocab, plan.batch)
     model.train()
-    with tqdm(total=plan.steps, desc=f"train {plan.hidden}x{plan.layers}", mininterval=5) as progress:
-        for step in range(plan.steps):
+    label = f"train {plan.hidden}x{plan.layers}, cycle {cycle + 1} of {plan.cycles}"
+    with tqdm(total=plan.steps, desc=label, mininterval=5) as progress:
+        for _ in range(plan.steps):
             loss = accumulate_gradient(model, next(stream), vocab["<pad>"], disturber)
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             for stepper in steppers:
@@ -212,10 +234,8 @@ def train(
             progress.update()
             progress.set_postfix(loss=f"{loss:.3f}", refresh=False)
             if on_step is not None:
-                on_step(step + 1, model)
+                on_step(model)
     disturber.close()
-    model.eval()
-    return model
 
 
 def set_threads(threads: int | None) -> None:
