@@ -6,8 +6,10 @@ import argparse
 import dataclasses
 import json
 import logging
+import os
 import sys
 import typing
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -135,6 +137,9 @@ def _recipe(arguments: argparse.Namespace) -> Recipe:
 
 def _quiet_libraries() -> None:
     """Our progress, not the HTTP and dataset chatter of others."""
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")  # read when datasets is imported
+    # TRL 1.16 still uses the names that transformers 5.23 has renamed to activation_checkpointing.
+    warnings.filterwarnings("ignore", message="`(is_)?gradient_checkpointing", category=FutureWarning)
     for name in ("httpx", "httpx2", "datasets", "filelock", "matplotlib"):
         logging.getLogger(name).setLevel(logging.WARNING)
 

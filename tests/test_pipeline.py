@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from datasets import Dataset
 
 from hf_icon2 import Recipe, run_recipe
 from hf_icon2.cli import main
@@ -18,7 +19,6 @@ from hf_icon2.pipeline.folder import RunFolder
 from hf_icon2.pipeline.stages import STAGES
 from hf_icon2.pipeline.subject import given_rows, read_instructions
 from hf_icon2.pipeline.training import resumable_checkpoint, split_by_instruction
-from hf_icon2.synthesis.pairs import pair_dataset
 
 KILLING = Path(__file__).with_name("killing.py")
 # In the order in which a run writes them: a kill at each lands in every stage, and in the midst of the long ones.
@@ -116,7 +116,12 @@ def training_record(folder: Path) -> dict:
 def assert_same_result(folder: Path, expected: Path) -> None:
     assert figures(folder) == figures(expected)
     assert training_record(folder) == training_record(expected)
-    for name in ("evaluation.jsonl", "instructions/kept.jsonl", "pairs/00001.jsonl", "model/model.safetensors"):
+    for name in (
+        "evaluation.jsonl",
+        "instructions/kept.jsonl",
+        "pairs/00001.jsonl",
+        "model/model.safetensors",
+    ):
         assert (folder / name).read_bytes() == (expected / name).read_bytes(), name
 
 
@@ -212,7 +217,9 @@ def test_training_killed_after_its_last_checkpoint_ends_with_the_same_model(fini
 def test_an_early_stop_is_the_same_after_a_kill(copied):
     folder = copied("stages/train.json", "stages/evaluate.json", "model", "training")
     recipe = json.loads((folder / "recipe.json").read_text())
-    recipe["training"].update(learning_rate=0.3, max_steps=20, evaluations=20)  # soon makes held-out loss worse
+    recipe["training"].update(
+        learning_rate=0.3, max_steps=20, evaluations=20
+    )  # soon makes held-out loss worse
     (folder / "recipe.json").write_text(json.dumps(recipe))
     assert main(["train", "--output", str(folder)]) == 0
     record, weights = training_record(folder), (folder / "model" / "model.safetensors").read_bytes()
@@ -225,23 +232,54 @@ def test_an_early_stop_is_the_same_after_a_kill(copied):
 
 
 def test_the_checkpoint_to_go_on_from_is_whole_and_has_steps_left(tmp_path):
-    def checkpoint(step: int, text: str | None) -> Path:
+    def checkpoint(step: int, text: str, without: str = "") -> Path:
         path = tmp_path / f"checkpoint-{step}"
         path.mkdir()
-        if text is not None:
-            (path / "trainer_state.json").write_text(text)
+        for name in (
+            "model.safetensors",
+            "optimizer.pt",
+            "scheduler.pt",
+            "rng_state.pth",
+            "trainer_state.json",
+        ):
+            (path / name).write_text(text)
+        if without:
+            (path / without).unlink()
         return path
 
     def state(stopped: bool) -> str:
-        return json.dumps({"stateful_callbacks": {"TrainerControl": {"args": {"should_training_stop": stopped}}}})
+        return json.dumps(
+            {"stateful_callbacks": {"TrainerControl": {"args": {"should_training_stop": stopped}}}}
+        )
 
     assert resumable_checkpoint(tmp_path) is None
-    good = checkpoint(80, state(False))
-    checkpoint(90, state(True))
-    checkpoint(100, state(False)[:40])
-    checkpoint(110, None)
+    good = checkpoint(8, state(False))
+    checkpoint(9, state(False), without="model.safetensors")  # its deletion was cut short
+    checkpoint(10, state(False)[:40])
+    checkpoint(11, state(False), without="trainer_state.json")
+    checkpoint(12, state(True))
     assert resumable_checkpoint(tmp_path) == str(good)
-    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-80"]
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-8"]
+
+
+def test_a_checkpoint_of_several_weight_files_needs_all_of_them(tmp_path):
+    path = tmp_path / "checkpoint-8"
+    path.mkdir()
+    control = {"TrainerControl": {"args": {"should_training_stop": False}}}
+    index = {"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}
+    (path / "trainer_state.json").write_text(json.dumps({"stateful_callbacks": control}))
+    (path / "model.safetensors.index.json").write_text(json.dumps(index))
+    for name in (
+        "optimizer.pt",
+        "scheduler.pt",
+        "rng_state_0.pth",
+        "model-1.safetensors",
+        "model-2.safetensors",
+    ):
+        (path / name).touch()
+    assert resumable_checkpoint(tmp_path) == str(path)
+    (path / "model-2.safetensors").unlink()
+    assert resumable_checkpoint(tmp_path) is None
 
 
 def test_a_second_process_in_the_same_folder_is_refused(arguments, tmp_path, capsys):
@@ -254,7 +292,9 @@ def test_a_second_process_in_the_same_folder_is_refused(arguments, tmp_path, cap
     finally:
         process.kill()
         process.communicate()
-    assert f"another process works in {folder}; wait until it ends, or choose another" in capsys.readouterr().err
+    assert (
+        f"another process works in {folder}; wait until it ends, or choose another" in capsys.readouterr().err
+    )
 
 
 # refusals ------------------------------------------------------------------------------------------------
@@ -264,7 +304,9 @@ def test_another_recipe_is_refused_with_what_differs(copied, capsys):
     folder = copied()
     assert main(["run", "--output", str(folder), "--pairs.noise", "shared", "--seed", "1"]) == 1
     said = capsys.readouterr().err
-    assert "was made with another recipe: pairs.noise was 'independent', is 'shared'; seed was 0, is 1." in said
+    assert (
+        "was made with another recipe: pairs.noise was 'independent', is 'shared'; seed was 0, is 1." in said
+    )
 
 
 @pytest.mark.parametrize(
@@ -288,7 +330,9 @@ def test_truncated_directions_in_a_run_are_named(copied, capsys, name, message):
 def test_a_base_model_is_told_which_settings_it_needs(arguments, base_model, tmp_path, capsys):
     assert main(arguments("run", tmp_path / "run", model=base_model)) == 1
     said = capsys.readouterr().err
-    assert f"{base_model} has no chat template, so it cannot be asked for instructions of its own; set " in said
+    assert (
+        f"{base_model} has no chat template, so it cannot be asked for instructions of its own; set " in said
+    )
     assert "extraction.instructions and synthesis.instructions to a JSONL file or Hub dataset" in said
 
 
@@ -316,7 +360,9 @@ def base_model(tiny_llama_dir, tmp_path_factory) -> Path:
 
 
 def test_strengths_that_break_the_text_are_reported_in_the_log_and_the_report(copied, caplog):
-    folder = copied("stages/pairs.json", "stages/train.json", "stages/evaluate.json", "pairs", "model", "training")
+    folder = copied(
+        "stages/pairs.json", "stages/train.json", "stages/evaluate.json", "pairs", "model", "training"
+    )
     record = folder / "tuned" / "direction_vector_config.json"
     config = json.loads(record.read_text())
     for strengths in config["strengths"].values():
@@ -336,7 +382,10 @@ def test_instructions_that_are_not_there_are_named(tmp_path):
 
 @pytest.mark.parametrize(
     ("row", "message"),
-    [({"instruction": ""}, "holds no instruction in column 'instruction'"), ({"text": "hi"}, "has no column")],
+    [
+        ({"instruction": ""}, "holds no instruction in column 'instruction'"),
+        ({"text": "hi"}, "has no column"),
+    ],
 )
 def test_an_empty_instruction_set_is_a_sentence(tmp_path, row, message):
     path = tmp_path / "given.jsonl"
@@ -376,7 +425,9 @@ def small_disk(tmp_path):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="mounts a tmpfs")
 def test_a_full_disk_in_training_is_a_sentence_and_nothing_is_lost(finished, copied, small_disk, capsys):
-    source = copied("stages/train.json", "stages/evaluate.json", "model", "training", "report.json", "pictures")
+    source = copied(
+        "stages/train.json", "stages/evaluate.json", "model", "training", "report.json", "pictures"
+    )
     folder = small_disk(2000) / "run"
     shutil.copytree(source, folder)
     assert main(["run", "--output", str(folder)]) == 1
@@ -410,16 +461,9 @@ def test_a_file_that_cannot_be_written_is_a_sentence_and_leaves_no_debris(copied
 
 def test_pairs_of_one_instruction_stay_on_one_side_of_the_split():
     def row(prompt: int, draw: int) -> dict:
-        text = [{"role": "user", "content": f"question {prompt}"}]
-        answer = [{"role": "assistant", "content": str(draw)}]
-        return {
-            **{"prompt": text, "chosen": answer, "rejected": answer, "id": f"{prompt}/{draw}", "criterion": "c"},
-            **{"strength_chosen": 0.1, "strength_rejected": -0.1, "directions_sha256": "", "noise": "shared"},
-            **{"seed": 0, "flags": [], "tokens_chosen": 1, "tokens_rejected": 1},
-            **{"finish_chosen": "stop", "finish_rejected": "stop"},
-        }
+        return {"prompt": [{"role": "user", "content": f"question {prompt}"}], "id": f"{prompt}/{draw}"}
 
-    pairs = pair_dataset([row(prompt, draw) for prompt in range(200) for draw in range(3)], True)
+    pairs = Dataset.from_list([row(prompt, draw) for prompt in range(200) for draw in range(3)])
     train, held_out = split_by_instruction(pairs, 0.2, seed=0)
     sides = [{name.partition("/")[0] for name in side["id"]} for side in (train, held_out)]
     assert not sides[0] & sides[1]

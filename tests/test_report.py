@@ -146,7 +146,9 @@ def write_answers(folder: RunFolder) -> list[str]:
     """Held-out prompts of which 3 are fixed, 2 broken, 1 right both times."""
     asked = instructions("test")[:6]
     prompts = [item.text for item in asked]
-    right, wrong = ([variants(item, how)[0] for item in asked] for how in (GOOD, Behaviours(False, False, False)))
+    right, wrong = (
+        [variants(item, how)[0] for item in asked] for how in (GOOD, Behaviours(False, False, False))
+    )
     before, after = wrong[:3] + right[3:], right[:3] + wrong[3:5] + right[5:]
     folder.write_rows(
         "evaluation.jsonl",
@@ -207,7 +209,9 @@ def test_without_a_truth_table_objects_hold_null_and_the_page_says_so(finished_r
         pairs={"decisive_right": None, "per_criterion": dict.fromkeys(CRITERIA, no_truth)},
     )
     text, report = page(folder), figures(folder)
-    assert report["accuracy"]["behaviours"]["honesty"] == dict.fromkeys(report["accuracy"]["behaviours"]["honesty"])
+    assert report["accuracy"]["behaviours"]["honesty"] == dict.fromkeys(
+        report["accuracy"]["behaviours"]["honesty"]
+    )
     assert report["accuracy"]["before"] is None
     assert report["pairs"]["decisive_right"] is None
     assert "There is no truth table for this model" in text

@@ -13,7 +13,9 @@ try:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 except ModuleNotFoundError as error:
-    raise ImportError("pictures need matplotlib; run: pip install 'hf_icon2[report]'", name=error.name) from error
+    raise ImportError(
+        "pictures need matplotlib; run: pip install 'hf_icon2[report]'", name=error.name
+    ) from error
 
 COLOURS = ("#3b6fb6", "#d1662b", "#3f9b5f", "#8a5aa8", "#b5485d", "#7c6a4f")
 GREY = "#9aa3ad"
@@ -82,8 +84,10 @@ def consistency_histograms(histogram: Mapping[str, Mapping[str, Sequence[float]]
         lows, width = found["edges"][:-1], found["edges"][1] - found["edges"][0]
         for key, shade, label in (("counts", "#d5dae0", "all"), ("routed", colour, "fit this one best")):
             axes.bar(lows, found[key], width * 0.94, align="edge", color=shade, label=label)
-        axes.set(title=name, xlabel="consistency")
-        axes.legend(frameon=False)
+        axes.set(
+            title=name, xlabel="consistency", ylim=(0, 1.3 * max(1, *found["counts"]))
+        )  # room for the legend
+        axes.legend(frameon=False, ncols=2, loc="upper center")
     panels[0].set_ylabel("instructions")
     return figure
 
@@ -104,7 +108,9 @@ def tuning_curves(
             mine = label in chosen.get(name, {})
             axes.plot(*_split(points), marker=".", color=colour if mine else GREY, label=label)
         for points in chosen.get(name, {}).values():
-            axes.plot(*_split(points), "o", color=colour, markersize=9, markerfacecolor="white", label="chosen")
+            axes.plot(
+                *_split(points), "o", color=colour, markersize=9, markerfacecolor="white", label="chosen"
+            )
         axes.set(title=name, xlabel="strength")
         axes.legend(frameon=False, loc="lower right")
     panels[0].set_ylabel("mean reward")
@@ -130,7 +136,9 @@ def training_curves(
     left.plot(*_split(held_out), color=COLOURS[1], marker="o", markersize=4, label="held-out")
     left.set(title="reward accuracy", ylim=(0, 1.05))
     for (name, points), colour in zip(losses.items(), COLOURS, strict=False):
-        right.plot(*_split(points), color=colour, marker="" if name == "train" else "o", markersize=4, label=name)
+        right.plot(
+            *_split(points), color=colour, marker="" if name == "train" else "o", markersize=4, label=name
+        )
     right.set(title="loss (nats)", ylim=(0, None))
     for axes in (left, right):
         if best is not None:

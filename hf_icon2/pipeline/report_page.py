@@ -73,7 +73,7 @@ def _headline(report: Figures) -> str:
             "none of the pairs differ in the truth table."
             if right is None
             else (
-                f"of the pairs whose two answers the truth table grades differently, the chosen one is better in {right:.1%}."
+                f"of the pairs whose answers the truth table grades differently, the chosen one is better in {right:.1%}."
             )
         )
         return f"{text} No label was used to filter or to train; {known}"
@@ -83,8 +83,8 @@ def _headline(report: Figures) -> str:
             "no truth table for this model, so accuracies are null."
         )
     return (
-        "There is no truth table for this model and no reward model in the recipe (`tuning.reward`), so how much better "
-        "it became is not known, and accuracies are null. Give `evaluation.prompts` and look at the answers before "
+        "There is no truth table for this model and no reward model in the recipe (`tuning.reward`), so how much "
+        "better it became is not known, and accuracies are null. Give `evaluation.prompts` and look at the answers before "
         "and after, or give a reward model."
     )
 
@@ -136,8 +136,8 @@ def _tuning_sentence(record: Figures) -> str:
     if not record["trials"]:
         return f"No reward was given, so strengths were not tuned: where none is named, the paper's are used. {bound}"
     return (
-        f"Layers and strengths were chosen by the mean reward over {record['instructions_seen']} instructions, the only "
-        f"place where the reward was used. Strengths are in units of the mean residual norm. {bound}"
+        f"Layers and strengths were chosen by the mean reward over {record['instructions_seen']} instructions, the "
+        f"only place where the reward was used. Strengths are in units of the mean residual norm. {bound}"
     )
 
 
@@ -182,7 +182,7 @@ def _answers(folder: RunFolder, report: Figures) -> list[str]:
     intro = f"Of {len(rows)} answers: {counts}. " if counts else ""
     return [
         "## Answers before and after",
-        f"{intro}Drawn by chance with the run's seed, not picked; all of them are in [evaluation.jsonl](evaluation.jsonl).",
+        f"{intro}Drawn by chance with the run's seed, not picked; all are in [evaluation.jsonl](evaluation.jsonl).",
         _table(["", "prompt", "before", "after"], table),
     ]
 
@@ -220,8 +220,8 @@ hf-icon2 run --model <id or path> --evaluation.prompts <prompts.jsonl> --output 
 # publish the model with its card
 hf upload <owner/name> {path}/model
 ```
-The folder also holds the [instructions](instructions), the [pairs](pairs), the tuned directions ([tuned](tuned)) and the
-trained [model](model). Figures for programs are in [report.json](report.json)."""
+The folder also holds the [instructions](instructions), the [pairs](pairs), the tuned directions ([tuned](tuned))
+and the trained [model](model). Figures for programs are in [report.json](report.json)."""
 
 
 def _provenance(report: Figures) -> str:

@@ -124,7 +124,9 @@ def given_rows(
         ValueError: If all of them are excluded.
     """
     texts = set(excluded)
-    rows = {instruction_id(item): item for item in instructions if not (isinstance(item, str) and item in texts)}
+    rows = {
+        instruction_id(item): item for item in instructions if not (isinstance(item, str) and item in texts)
+    }
     if not rows:
         raise ValueError(f"all of {len(instructions)} instructions are held-out prompts; give others")
     chosen = random.Random(seed).sample(list(rows), min(number, len(rows)))

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from datasets import Dataset
 from safetensors import SafetensorError
+from transformers import ProgressCallback
+from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
 
 from hf_icon2.pipeline.subject import Subject, load_model
 from hf_icon2.recipe import Recipe
@@ -45,6 +47,8 @@ def train_dpo(recipe: Recipe, subject: Subject, pairs: Dataset, folder: Path) ->
         processing_class=subject.tokenizer,
         peft_config=lora,
     )
+    trainer.remove_callback(ProgressCallback)
+    trainer.add_callback(_Bar)
     with _full_disk_named(folder, trainer.model):
         trainer.train(resume_from_checkpoint=resumable_checkpoint(checkpoints))
         _save(trainer, subject, folder / "model")
@@ -69,29 +73,47 @@ _CURVE = ("loss", "rewards/accuracies", "rewards/margins", "eval_loss", "eval_re
 
 
 def resumable_checkpoint(checkpoints: Path) -> str | None:
-    """The latest checkpoint that was written whole and has steps left; later ones are removed.
+    """The latest checkpoint that is whole and has steps left; later ones are removed.
 
-    The trainer writes `trainer_state.json` last, so a checkpoint with a readable one is whole. From a training's
-    last checkpoint the trainer would take one step too many, and an early stop is forgotten on the way through
-    disk; both then end as they did when they are repeated from the checkpoint before.
+    From a training's last checkpoint the trainer would take one step too many, and an early stop is forgotten on the
+    way through disk; both end as they did when they are repeated from the checkpoint before.
     """
     found = sorted(
         checkpoints.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]), reverse=True
     )
     for path in found:
-        if _has_steps_left(path / "trainer_state.json"):
+        if _is_whole(path) and not _has_stopped(path):
             return str(path)
         shutil.rmtree(path)
     return None
 
 
-def _has_steps_left(record: Path) -> bool:
+def _is_whole(checkpoint: Path) -> bool:
+    """Whether nothing cut its writing or its deletion short; of what is written, the trainer's state comes last."""
+    names = {path.name for path in checkpoint.iterdir()}
+    weights = {"model.safetensors", "adapter_model.safetensors"} & names
+    if "model.safetensors.index.json" in names:
+        index = json.loads((checkpoint / "model.safetensors.index.json").read_text(encoding="utf-8"))
+        weights = set(index["weight_map"].values())
+    needed = {TRAINER_STATE_NAME, OPTIMIZER_NAME, SCHEDULER_NAME, *weights}
+    random_states = [name for name in names if name.startswith("rng_state")]
+    return bool(weights and random_states) and needed <= names
+
+
+def _has_stopped(checkpoint: Path) -> bool:
+    """Whether training was over; so is a checkpoint whose state is cut short."""
     try:
-        state = json.loads(record.read_text(encoding="utf-8"))
-    except (FileNotFoundError, json.JSONDecodeError):
-        return False
-    control = state["stateful_callbacks"]["TrainerControl"]["args"]
-    return not control["should_training_stop"]
+        state = json.loads((checkpoint / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
+    except json.JSONDecodeError:
+        return True
+    return bool(state["stateful_callbacks"]["TrainerControl"]["args"]["should_training_stop"])
+
+
+class _Bar(ProgressCallback):
+    """The only change to transformers' progress bar: the figures of a log go to the report, not to the screen."""
+
+    def on_log(self, *args: Any, **kwargs: Any) -> None:
+        """Prints nothing."""
 
 
 @contextmanager
@@ -100,7 +122,9 @@ def _full_disk_named(folder: Path, model: PreTrainedModel) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, SafetensorError) as error:
-        checkpoint = 3 * sum(weight.numel() * weight.element_size() for weight in model.parameters())  # and Adam's
+        checkpoint = 3 * sum(
+            weight.numel() * weight.element_size() for weight in model.parameters()
+        )  # and Adam's
         if shutil.disk_usage(folder).free >= checkpoint:
             raise
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder)) from error
