@@ -109,18 +109,12 @@ def _probe(model: PreTrainedModel, blocks: Blocks) -> None:
     """Runs two tokens: every block must be called once, in order, and put out a (1, 2, hidden) tensor."""
     calls: list[tuple[int, tuple[int, ...]]] = []
 
-    def watch(layer: int) -> Callable[..., None]:
-        return lambda _module, _args, output: calls.append((layer, tuple(block_output(output).shape)))
+    def note(layer: int, output: Tensor) -> None:
+        calls.append((layer, tuple(output.shape)))
 
-    handles = [block.register_forward_hook(watch(layer)) for layer, block in enumerate(blocks.layers)]
-    try:
-        with torch.no_grad():
-            blocks.trunk(
-                input_ids=torch.zeros((1, 2), dtype=torch.long, device=model.device), use_cache=False
-            )
-    finally:
-        for handle in handles:
-            handle.remove()
+    ids = torch.zeros((1, 2), dtype=torch.long, device=model.device)
+    with torch.no_grad(), _watching(blocks, range(len(blocks.layers)), note):
+        blocks.trunk(input_ids=ids, use_cache=False)
     name = type(model).__name__
     order = [layer for layer, _ in calls]
     if order != list(range(len(blocks.layers))):

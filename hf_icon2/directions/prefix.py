@@ -5,9 +5,12 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
+from transformers.cache_utils import DynamicLayer
 
 from hf_icon2.blocks import Blocks
 
@@ -27,12 +30,39 @@ class Prefix:
     cache: DynamicCache | None
 
     def expanded(self, rows: int) -> dict[str, object]:
-        """The arguments that give `rows` rows this prefix; a fresh cache each time."""
+        """The arguments that give `rows` rows this prefix for one pass."""
         if self.cache is None:
             return {"use_cache": False}
-        cache = copy.deepcopy(self.cache)
-        cache.reorder_cache(torch.zeros(rows, dtype=torch.long))  # type: ignore[arg-type]
+        cache = copy.copy(self.cache)
+        cache.layers = [_lent(layer, rows) for layer in self.cache.layers]
         return {"past_key_values": cache, "use_cache": True}
+
+
+class _LentLayer(DynamicLayer):
+    """A prefix of one row lent to many for one pass: nothing is kept, so a batch holds one block's keys at a time."""
+
+    def __init__(self, prefix: DynamicLayer) -> None:
+        super().__init__()
+        self.dtype, self.device, self.is_initialized = prefix.dtype, prefix.device, True
+        self.keys, self.values = prefix.keys, prefix.values
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
+    ) -> tuple[Tensor, Tensor]:
+        """The prefix's keys and values in front of each row's own."""
+        rows = len(key_states)
+        return (
+            torch.cat([self.keys.expand(rows, -1, -1, -1), key_states], dim=-2),
+            torch.cat([self.values.expand(rows, -1, -1, -1), value_states], dim=-2),
+        )
+
+
+def _lent(layer: Any, rows: int) -> Any:  # noqa: ANN401  (any kind of cache layer)
+    if type(layer) is DynamicLayer:
+        return _LentLayer(layer)
+    layer = copy.deepcopy(layer)
+    layer.reorder_cache(torch.zeros(rows, dtype=torch.long))
+    return layer
 
 
 def shared_prefix(

@@ -46,8 +46,8 @@ class RoomyLayer(DynamicLayer):
         if used == 0:
             return
         index = beam_idx.to(self.keys.device)
-        self._keys_buffer = self._keys_buffer.index_select(0, index)
-        self._values_buffer = self._values_buffer.index_select(0, index)
+        self._keys_buffer = _with_rows(self._keys_buffer, index, used)
+        self._values_buffer = _with_rows(self._values_buffer, index, used)
         self.keys = self._keys_buffer[..., :used, :]
         self.values = self._values_buffer[..., :used, :]
 
@@ -62,6 +62,18 @@ def roomy_cache(model: PreTrainedModel) -> DynamicCache:
 
 
 def _with_room(states: Tensor, columns: int) -> Tensor:
-    buffer = torch.empty((*states.shape[:-2], columns, states.shape[-1]), dtype=states.dtype, device=states.device)
+    buffer = torch.empty(
+        (*states.shape[:-2], columns, states.shape[-1]), dtype=states.dtype, device=states.device
+    )
     buffer[..., : states.shape[-2], :] = states
     return buffer
+
+
+def _with_rows(buffer: Tensor, index: Tensor, used: int) -> Tensor:
+    """The rows `index` of a buffer; only rows that change place are copied if there are not more than before."""
+    if len(index) > len(buffer):
+        return buffer.index_select(0, index)
+    moved = (index != torch.arange(len(index), device=index.device)).nonzero()[:, 0]
+    if len(moved):
+        buffer[moved, :, :used] = buffer[index[moved], :, :used]
+    return buffer[: len(index)]

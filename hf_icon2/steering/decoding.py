@@ -12,15 +12,15 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.generation.logits_process import TopPLogitsWarper
 
-from hf_icon2.blocks import find_blocks, unwrap
+from hf_icon2.blocks import unwrap
 from hf_icon2.directions.vectors import DirectionVectors
 from hf_icon2.prompts import pad_batch
 from hf_icon2.steering.cache import roomy_cache
-from hf_icon2.steering.hooks import SteeringState, steering_state
+from hf_icon2.steering.hooks import SteeringState, steered_trunk
 from hf_icon2.steering.noise import gumbel_noise
 from hf_icon2.steering.plans import Plan, RowSteering, plan_steering
 
@@ -88,8 +88,11 @@ def generate_variants(
     """
     for name, given in (("variants", variants), ("seeds", seeds)):
         if len(given) != len(variants) or any(len(row) != len(prompts) for row in given):
-            raise ValueError(f"{name} must be {len(variants)} lists of {len(prompts)} entries, one per prompt")
-    engine = _Engine(unwrap(model), steering_state(model), sampling, pad, set(stop_ids) | _end_ids(model), progress)
+            raise ValueError(
+                f"{name} must be {len(variants)} lists of {len(prompts)} entries, one per prompt"
+            )
+    ends = set(stop_ids) | _end_ids(model)
+    engine = _Engine(unwrap(model), *steered_trunk(model), sampling, pad, ends, progress)
     if directions is not None:
         directions.check_model(engine.state.hidden_size, engine.state.num_layers)
     results: list[list[Completion]] = [[Completion([], "length")] * len(prompts) for _ in variants]
@@ -125,6 +128,7 @@ class _Rows:
 @dataclass
 class _Engine:
     model: PreTrainedModel
+    trunk: nn.Module
     state: SteeringState
     sampling: Sampling
     pad: int
@@ -133,8 +137,9 @@ class _Engine:
 
     def __post_init__(self) -> None:
         if self.model._is_stateful:
-            raise ValueError(f"{type(self.model).__name__} keeps no reorderable cache; it is not supported here")
-        self.trunk = find_blocks(self.model).trunk
+            raise ValueError(
+                f"{type(self.model).__name__} keeps no reorderable cache; it is not supported here"
+            )
         self.takes_positions = "position_ids" in inspect.signature(self.trunk.forward).parameters
         self.warp = TopPLogitsWarper(self.sampling.top_p) if self.sampling.top_p < 1 else None
 
@@ -176,7 +181,7 @@ class _Engine:
                 break
             rows = self._advance(rows, chosen)
             if ended:
-                rows = _keep(rows, cache, [row for row in range(len(rows.places)) if row not in ended])
+                rows = _drop(rows, cache, ended)
         self.progress(reasons.count("length"))
         return [Completion(ids, reason) for ids, reason in zip(answers, reasons, strict=True)]
 
@@ -232,8 +237,11 @@ class _Engine:
         return {"position_ids": positions} if self.takes_positions else {}
 
 
-def _keep(rows: _Rows, cache: object, kept: list[int]) -> _Rows:
-    """Only the rows that go on; the cache is compacted in place."""
+def _drop(rows: _Rows, cache: object, ended: set[int]) -> _Rows:
+    """The rows that go on; the last ones move into the gaps, so that the cache has little to copy."""
+    left = len(rows.places) - len(ended)
+    last = [row for row in range(left, len(rows.places)) if row not in ended]
+    kept = [last.pop() if row in ended else row for row in range(left)]
     index = torch.tensor(kept, device=rows.tokens.device)
     cache.reorder_cache(index)  # type: ignore[attr-defined]
     return _Rows(
@@ -251,5 +259,3 @@ def _end_ids(model: PreTrainedModel) -> set[int]:
     if ends is None:
         return set()
     return {ends} if isinstance(ends, int) else set(ends)
-
-

@@ -109,10 +109,23 @@ def steering_state(model: nn.Module) -> SteeringState:
 
 def installed_state(model: nn.Module) -> SteeringState | None:
     """The steering state of a model, None if it was never steered. Found through its hooks, so copies have theirs."""
+    found = _hooked_trunk(model)
+    return None if found is None else found[1]
+
+
+def steered_trunk(model: nn.Module) -> tuple[nn.Module, SteeringState]:
+    """The module that runs a model's blocks without the LM head, and the state; installs the hooks if needed."""
+    steering_state(model)
+    found = _hooked_trunk(model)
+    assert found is not None
+    return found
+
+
+def _hooked_trunk(model: nn.Module) -> tuple[nn.Module, SteeringState] | None:
     for module in unwrap(model).modules():
         for hook in module._forward_pre_hooks.values():
             if isinstance(hook, _TrunkHook):
-                return hook.state
+                return module, hook.state
     return None
 
 
