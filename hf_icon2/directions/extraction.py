@@ -101,13 +101,16 @@ def extract_directions(
     total = 2 * len(by_name) * len(instructions)
     with tqdm(total=total, desc="directions", disable=not show_progress) as bar:
         for name, criterion in by_name.items():
-            sides = [
-                reader.states(instructions, side, poolings[name], bar.update)
-                for side in (criterion.positive, criterion.negative)
-            ]
+            sides, side_norms = zip(
+                *(
+                    reader.states(instructions, side, poolings[name], bar.update)
+                    for side in (criterion.positive, criterion.negative)
+                ),
+                strict=True,
+            )
             contrasts = sides[0] - sides[1]  # (N, L, D)
             _check_contrasts(contrasts, name)
-            norms.append(torch.stack(sides).norm(dim=-1).mean(dim=(0, 1)))
+            norms.append(torch.stack(side_norms).mean(dim=(0, 1)))
             contrast_norms[name] = _floats(contrasts.mean(0).norm(dim=-1))
             tensors.append(FINDERS[method](contrasts))
             records[name] = evidence(contrasts, FINDERS[method])
@@ -148,13 +151,9 @@ def last_token_states(
     batch_size: int = 32,
     progress: Callable[[int], object] = lambda _done: None,
 ) -> Tensor:
-    """States at the last token of each prompt (the end of the answer's header).
-
-    Returns:
-        (N, L, D) float32 on the CPU.
-    """
+    """States at the last token of each prompt (the end of the answer's header), (N, L, D) float32 on the CPU."""
     reader = _Reader(model, tokenizer, find_blocks(model), layers, batch_size)
-    return reader.states(instructions, system, "last", progress)
+    return reader.states(instructions, system, "last", progress)[0]
 
 
 @dataclass
@@ -179,23 +178,23 @@ class _Reader:
         system: str | None,
         pooling: Pooling,
         progress: Callable[[int], object],
-    ) -> Tensor:
-        """Pooled states of every instruction under one side, (N, L, D)."""
+    ) -> tuple[Tensor, Tensor]:
+        """Pooled states of every instruction under one side, (N, L, D), and the mean norms of the states, (N, L)."""
         with evaluating(self.model):
             prompts = [encode_prompt(self.tokenizer, instruction, system) for instruction in instructions]
             answers = self._answers(prompts) if pooling == "response" else [[] for _ in prompts]
             rows = [prompt + answer for prompt, answer in zip(prompts, answers, strict=True)]
             starts = [len(row) - max(len(answer), 1) for row, answer in zip(rows, answers, strict=True)]
             prefix = shared_prefix(self.model, self.blocks, rows, limit=min(starts))
-            result = torch.empty(len(rows), len(self.layers), self.blocks.hidden_size)
+            result = torch.empty(len(rows), len(self.layers), self.blocks.hidden_size + 1)
             for batch in _by_length([len(row) for row in rows], self.batch_size):
                 spans = [(rows[index], starts[index]) for index in batch]
                 result[batch] = self._read(spans, prefix)
                 progress(len(batch))
-            return result
+            return result[..., :-1], result[..., -1]
 
     def _read(self, spans: list[tuple[list[int], int]], prefix: Prefix) -> Tensor:
-        """Mean over the positions from each row's start to its end, (B, L, D)."""
+        """Mean over the positions from each row's start to its end of states and of their norms, (B, L, D + 1)."""
         rows, starts = [row for row, _ in spans], [start for _, start in spans]
         # Right padding: real tokens keep their columns, so causal attention never sees a pad, and neither
         # sliding windows nor absolute positions are off.
@@ -208,10 +207,13 @@ class _Reader:
         last = keep.int().argmax(1).to(device)
         rows_index = torch.arange(len(rows), device=device)
 
-        def pool(states: Tensor) -> Tensor:  # (B, T, D) -> (B, D)
+        def pool(states: Tensor) -> Tensor:  # (B, T, D) -> (B, D + 1)
             if single:
-                return states[rows_index.to(states.device), last.to(states.device)]
-            return torch.einsum("bt,btd->bd", weights.to(states.device), states.float())
+                pooled = states[rows_index.to(states.device), last.to(states.device)].float()
+                return torch.cat([pooled, pooled.norm(dim=-1, keepdim=True)], dim=-1)
+            states = states.float()
+            with_norms = torch.cat([states, states.norm(dim=-1, keepdim=True)], dim=-1)
+            return torch.einsum("bt,btd->bd", weights.to(states.device), with_norms)
 
         attention = torch.cat([torch.ones(len(rows), prefix.length, dtype=torch.long), mask], dim=1)
         return read_states(

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_icon2.criteria import GENERAL
-from hf_icon2.pipeline.subject import Subject, load_model
+from hf_icon2.loading import load_model
+from hf_icon2.pipeline.subject import Subject
 from hf_icon2.prompts import Instruction, decode_answer, encode_prompt, pad_token_id
 from hf_icon2.recipe import Evaluation
 from hf_icon2.steering.decoding import Sampling, generate_variants

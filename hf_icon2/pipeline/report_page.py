@@ -73,7 +73,7 @@ def _headline(report: Figures) -> str:
             "none of the pairs differ in the truth table."
             if right is None
             else (
-                f"of the pairs whose answers the truth table grades differently, the chosen one is better in {right:.1%}."
+                f"of the pairs that the truth table grades differently, the chosen one is better in {right:.1%}."
             )
         )
         return f"{text} No label was used to filter or to train; {known}"

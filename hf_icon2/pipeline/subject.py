@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hf_icon2.loading import load_model, load_tokenizer
 from hf_icon2.prompts import Instruction
 from hf_icon2.recipe import TOY, Recipe
 from hf_icon2.synthesis.instructions import instruction_id
@@ -41,9 +42,7 @@ class Subject:
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """Its tokenizer."""
-        from transformers import AutoTokenizer
-
-        return AutoTokenizer.from_pretrained(self.source, revision=self.recipe.revision)  # type: ignore[no-any-return]
+        return load_tokenizer(self.source, self.recipe.revision)
 
     @property
     def is_toy(self) -> bool:
@@ -84,15 +83,6 @@ class Subject:
         from hf_icon2.judges.reward_models import RewardModel
 
         return RewardModel.from_pretrained(self.recipe.tuning.reward)
-
-
-def load_model(source: str, revision: str | None = None) -> PreTrainedModel:
-    """A causal LM on the GPU where there is one, in eval mode; code in the repo is never run."""
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    return AutoModelForCausalLM.from_pretrained(source, revision=revision).to(device).eval()  # type: ignore[no-any-return]
 
 
 def read_instructions(source: str, column: str) -> list[Instruction]:

@@ -18,7 +18,8 @@ from safetensors import SafetensorError
 from transformers import ProgressCallback
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
 
-from hf_icon2.pipeline.subject import Subject, load_model
+from hf_icon2.loading import load_model
+from hf_icon2.pipeline.subject import Subject
 from hf_icon2.recipe import Recipe
 
 if TYPE_CHECKING:

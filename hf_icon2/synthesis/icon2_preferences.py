@@ -23,6 +23,7 @@ import datasets
 from datasets import Dataset
 
 from hf_icon2.directions.vectors import DirectionVectors
+from hf_icon2.loading import load_model, load_tokenizer
 from hf_icon2.steering.decoding import Sampling
 from hf_icon2.synthesis.consistency import Score, filter_instructions, score_consistency
 from hf_icon2.synthesis.instructions import synthesize_instructions
@@ -32,7 +33,7 @@ _RECORD_COLUMNS = ("prompt", "id", "criterion")
 
 
 @dataclass
-class Icon2PreferenceConfig(datasets.BuilderConfig):
+class Icon2PreferenceConfig(datasets.BuilderConfig):  # type: ignore[misc]
     """Everything the rows depend on.
 
     Args:
@@ -83,7 +84,7 @@ _SETTINGS = {item.name for item in dataclasses.fields(Icon2PreferenceConfig)} - 
 }
 
 
-class Icon2PreferenceBuilder(datasets.GeneratorBasedBuilder):
+class Icon2PreferenceBuilder(datasets.GeneratorBasedBuilder):  # type: ignore[misc]
     """Builds preference pairs: self-written instructions, kept by consistency, answered under both signs."""
 
     VERSION = datasets.Version("1.0.0")
@@ -133,20 +134,14 @@ class Icon2PreferenceBuilder(datasets.GeneratorBasedBuilder):
         )
 
     def _tokenizer(self) -> Any:  # noqa: ANN401
-        from transformers import AutoTokenizer
-
-        return AutoTokenizer.from_pretrained(self.config.model, revision=self.config.revision)
+        return load_tokenizer(self.config.model, self.config.revision)
 
     def _load(self) -> tuple[Any, Any, DirectionVectors]:
         """Model, tokenizer and directions; loaded once per process."""
         if self._loaded is None:
-            import torch
-            from transformers import AutoModelForCausalLM
-
-            model = AutoModelForCausalLM.from_pretrained(self.config.model, revision=self.config.revision)
-            device = "cuda" if torch.cuda.is_available() else "cpu"
+            model = load_model(self.config.model, self.config.revision)
             directions = DirectionVectors.from_pretrained(self.config.directions)
-            self._loaded = (model.to(device).eval(), self._tokenizer(), directions)
+            self._loaded = (model, self._tokenizer(), directions)
         return self._loaded
 
     def __getstate__(self) -> dict[str, Any]:
