@@ -32,13 +32,13 @@ class Icon2GenerationMixin(GenerationMixin):
             ValueError: For an unknown criterion or the wrong number of rows, before the model runs.
         """
         if kwargs.get("directions") is not None:  # custom_generate=steered_generate brings its own
-            return super().generate(*args, steering=steering, **kwargs)
+            return super().generate(*args, steering=steering, **kwargs)  # type: ignore[misc]
         given = args[1] if len(args) > 1 else kwargs.get("generation_config")
         config = given or self.generation_config
         if steering is None:
             steering = getattr(config, "steering", None)
         if steering is None:
-            return super().generate(*args, **kwargs)
+            return super().generate(*args, **kwargs)  # type: ignore[misc]
         if "paged" in str(kwargs.get("cache_implementation") or config.cache_implementation):
             raise ValueError(
                 "steering does not work with continuous batching; use another cache_implementation"
@@ -47,7 +47,7 @@ class Icon2GenerationMixin(GenerationMixin):
         rows, columns = _prompt_shape(args, kwargs)
         plan = plan_steering(_directions(self), steering, start=columns - 1, masked=False, rows=rows)
         with state.active(plan):
-            return super().generate(*args, **kwargs)
+            return super().generate(*args, **kwargs)  # type: ignore[misc]
 
     def generate_batch(self, *args: Any, steering: Steering | None = None, **kwargs: Any) -> Any:  # noqa: ANN401
         """Transformers' continuous batching, which cannot be steered: requests are packed into one row."""
@@ -159,14 +159,13 @@ def _prompt_shape(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[int, i
 
 def _steerable_class(base: type) -> type:
     """The model's class with the mixin in front, under the same name: save_pretrained and remote engines read it."""
-    return type(
-        base.__name__, (Icon2GenerationMixin, base), {"__module__": base.__module__, "__doc__": base.__doc__}
-    )
+    members = {"__module__": base.__module__, "__doc__": base.__doc__}
+    return type(base.__name__, (Icon2GenerationMixin, base), members)
 
 
 def _restore(base: type) -> nn.Module:
     cls = _steerable_class(base)
-    return cls.__new__(cls)  # type: ignore[no-any-return]
+    return cls.__new__(cls)  # type: ignore[no-any-return, call-overload]
 
 
 __all__ = ["Icon2GenerationMixin", "Plan", "make_steerable", "steered_generate"]

@@ -91,8 +91,11 @@ class Plan:
         """The vectors of a layer as (B or 1, 1, D), like `hidden`; beams and returned sequences repeat each row."""
         rows = hidden.shape[0]
         buffer = self._buffers.get(layer)
-        fits = buffer is not None and buffer.shape[0] in (1, rows)
-        if fits and (buffer.device, buffer.dtype) == (hidden.device, hidden.dtype):
+        if (
+            buffer is not None
+            and buffer.shape[0] in (1, rows)
+            and (buffer.device, buffer.dtype) == (hidden.device, hidden.dtype)
+        ):
             return buffer
         vectors = self.vectors[layer]
         if len(vectors) > 1 and rows != len(vectors):
