@@ -58,13 +58,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="hf-icon2",
+        allow_abbrev=False,  # a mistyped setting must not become another one
         description="Align a language model with its own representation space, without annotators.",
     )
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
     for name, text in COMMANDS.items():
         note = "" if name == "run" else " Earlier stages that are not done yet are run first."
-        command = commands.add_parser(name, help=text, description=f"{text.capitalize()}.{note}")
+        command = commands.add_parser(
+            name, help=text, description=f"{text.capitalize()}.{note}", allow_abbrev=False
+        )
         command.add_argument(
             "--output", type=Path, required=True, help="folder of the run; made, or taken up"
         )
