@@ -94,7 +94,9 @@ def _add_flags(parser: Any, kind: type, prefix: str) -> None:  # noqa: ANN401  (
 
 
 def _reader(kind: Any) -> Any:  # noqa: ANN401
-    """How a flag's text becomes a value."""
+    """How a flag's text becomes a value; the recipe checks it."""
+    if typing.get_origin(kind) is typing.Literal:
+        return str
     choices = [option for option in typing.get_args(kind) if option is not type(None)]
     if typing.get_origin(kind) is tuple:
         return lambda text: [_number(part) for part in text.split(",")]

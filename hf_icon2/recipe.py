@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from hf_icon2.criteria import DEFAULT_CRITERIA, Criterion, named
 
@@ -35,8 +35,12 @@ class Extraction:
     )
     column: str = _setting("instruction", "column of that dataset with the instruction")
     number: int = _setting(256, "instructions to measure on")
-    pooling: str = _setting("response", "states to contrast: last (the paper's), or response")
-    method: str = _setting("pca", "pca, mean_difference or centred_pca")
+    pooling: Literal["last", "response"] = _setting(
+        "response", "states to contrast: last (the paper's), or response"
+    )
+    method: Literal["pca", "mean_difference", "centred_pca"] = _setting(
+        "pca", "pca, mean_difference or centred_pca"
+    )
     batch_size: int = _setting(32, "rows per forward pass")
 
 
@@ -62,7 +66,9 @@ class Synthesis:
 class Filter:
     """Which instructions are kept, and which criteria they serve."""
 
-    score: str = _setting("cosine", "cosine, dot (the paper's) or standardized")
+    score: Literal["cosine", "dot", "standardized"] = _setting(
+        "cosine", "cosine, dot (the paper's) or standardized"
+    )
     keep: float = _setting(
         0.8, "share of the instructions to keep, those with the highest score per criterion"
     )
@@ -85,7 +91,7 @@ class Pairs:
     """How both signs of a pair are sampled."""
 
     per_instruction: int = _setting(1, "pairs drawn per instruction, each with its own seed")
-    noise: str = _setting("shared", "shared (ours) or independent (the paper's)")
+    noise: Literal["shared", "independent"] = _setting("shared", "shared (ours) or independent (the paper's)")
     temperature: float = _setting(1.0, "of the sampling")
     top_p: float = _setting(1.0, "of the sampling")
     max_new_tokens: int = _setting(256, "longest answer")
@@ -189,9 +195,9 @@ class Recipe:
         return cls.from_dict(read_settings(path))
 
 
-def sections() -> dict[str, type]:
+def sections() -> dict[str, type[Any]]:
     """The recipe's sections by name."""
-    factories = {item.name: item.default_factory for item in dataclasses.fields(Recipe)}
+    factories: dict[str, Any] = {item.name: item.default_factory for item in dataclasses.fields(Recipe)}
     return {name: factory for name, factory in factories.items() if isinstance(factory, type)}
 
 
@@ -248,6 +254,10 @@ def _value(hint: Any, value: Any, name: str) -> Any:  # noqa: ANN401
     if typing.get_origin(hint) is tuple:
         items = value if isinstance(value, (list, tuple)) else [value]
         return tuple(_value(options[0], item, name) for item in items)
+    if typing.get_origin(hint) is Literal:
+        if value not in options:
+            raise ValueError(f"{name} must be {' or '.join(options)}, got {value!r}; change the recipe")
+        return value
     if float in options and type(value) in (int, str):
         with suppress(ValueError):
             value = float(value)

@@ -79,6 +79,11 @@ def test_criteria_are_named_or_spelt_out():
         ({"synthesis": {"near_duplicates": "no"}}, "near_duplicates must be true or false, got 'no'"),
         ({"tuning": {"strengths": ["weak"]}}, "tuning.strengths must be a number, got 'weak'"),
         ({"training": 3}, "training must map settings to values, got 3"),
+        (
+            {"filter": {"score": "cosinus"}},
+            "filter.score must be cosine or dot or standardized, got 'cosinus'",
+        ),
+        ({"extraction": {"pooling": "first"}}, "extraction.pooling must be last or response, got 'first'"),
         ({"filter": {"keep": 0}}, "filter.keep must be above 0 and at most 1; change the recipe"),
         ({"filter": {"criteria_per_instruction": 4}}, "1 to the number of criteria"),
         ({"pairs": {"noise": "none"}}, "pairs.noise must be shared or independent"),

@@ -12,6 +12,7 @@ from typing import Any
 try:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 except ModuleNotFoundError as error:
     raise ImportError(
         "pictures need matplotlib; run: pip install 'hf_icon2[report]'", name=error.name
@@ -88,6 +89,7 @@ def consistency_histograms(histogram: Mapping[str, Mapping[str, Sequence[float]]
             title=name, xlabel="consistency", ylim=(0, 1.3 * max(1, *found["counts"]))
         )  # room for the legend
         axes.legend(frameon=False, ncols=2, loc="upper center")
+        axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     panels[0].set_ylabel("instructions")
     return figure
 

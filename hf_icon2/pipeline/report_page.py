@@ -84,8 +84,8 @@ def _headline(report: Figures) -> str:
         )
     return (
         "There is no truth table for this model and no reward model in the recipe (`tuning.reward`), so how much "
-        "better it became is not known, and accuracies are null. Give `evaluation.prompts` and look at the answers before "
-        "and after, or give a reward model."
+        "better it became is not known, and accuracies are null. Give `evaluation.prompts` and look at the answers "
+        "before and after, or give a reward model."
     )
 
 
@@ -160,7 +160,8 @@ def _training_sentence(training: Figures) -> str:
     return (
         f"DPO on {training['pairs']} pairs, {training['held_out_pairs']} held out: {steps} steps of "
         f"{training['pairs_per_step']} pairs{early}{kept}. The grey curves are the paper's runs: far above the "
-        "dashed one, towards the dotted one, pairs are told apart by style alone."
+        "dashed one, towards the dotted one, pairs are told apart by style alone. Before the first step both sides "
+        "of every pair have the same reward, which counts as wrong."
     )
 
 

@@ -16,14 +16,16 @@ from hf_icon2.directions.vectors import DirectionVectors
 from hf_icon2.pipeline.evaluation import evaluate_models
 from hf_icon2.pipeline.folder import Figures, RunFolder
 from hf_icon2.pipeline.subject import Subject, given_rows, read_instructions
+from hf_icon2.recipe import Recipe
 from hf_icon2.steering.decoding import Sampling
 from hf_icon2.steering.noise import row_seed
 from hf_icon2.synthesis.calibration import calibrate_maximum
 from hf_icon2.synthesis.checks import summarize_checks
 from hf_icon2.synthesis.consistency import filter_instructions, score_consistency
 from hf_icon2.synthesis.distribution import consistency_histogram
-from hf_icon2.synthesis.instructions import SynthesisReport, synthesize_instructions
+from hf_icon2.synthesis.instructions import synthesize_instructions
 from hf_icon2.synthesis.pairs import generate_pairs, pair_dataset
+from hf_icon2.synthesis.sieve import SynthesisReport
 from hf_icon2.synthesis.tuning import tune
 
 logger = logging.getLogger(__name__)
@@ -40,7 +42,8 @@ class Run:
     subject: Subject
 
     @property
-    def recipe(self) -> Any:  # noqa: ANN401  (shorthand)
+    def recipe(self) -> Recipe:
+        """The recipe of the folder."""
         return self.folder.recipe
 
 

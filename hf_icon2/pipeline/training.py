@@ -50,7 +50,7 @@ def train_dpo(recipe: Recipe, subject: Subject, pairs: Dataset, folder: Path) ->
     )
     trainer.remove_callback(ProgressCallback)
     trainer.add_callback(_Bar)
-    with _full_disk_named(folder, trainer.model):
+    with _full_disk_named(folder, subject.model):
         trainer.train(resume_from_checkpoint=resumable_checkpoint(checkpoints))
         _save(trainer, subject, folder / "model")
     history = trainer.state.log_history
@@ -148,7 +148,7 @@ def split_by_instruction(pairs: Dataset, share: float, seed: int) -> tuple[Datas
 def _config(recipe: Recipe, checkpoints: Path, pairs: int, evaluate: bool) -> Any:  # noqa: ANN401
     import torch
 
-    from hf_icon2.trainers.dpo import Icon2DPOConfig
+    from hf_icon2.trainers.config import Icon2DPOConfig
 
     settings = recipe.training
     steps = settings.max_steps
@@ -157,12 +157,12 @@ def _config(recipe: Recipe, checkpoints: Path, pairs: int, evaluate: bool) -> An
     # An evaluation, and so a checkpoint, ends a logging interval: what is averaged over it is not in a checkpoint.
     log = max(1, steps // 50)
     every = log * max(1, steps // (log * settings.evaluations))
-    given = {
+    given: dict[str, Any] = {
         name: getattr(settings, name)
         for name in ("beta", "learning_rate")
         if getattr(settings, name) is not None
     }
-    watched = (
+    watched: dict[str, Any] = (
         {"eval_strategy": "steps", "eval_steps": every, "early_stopping_patience": 3} if evaluate else {}
     )
     return Icon2DPOConfig(
