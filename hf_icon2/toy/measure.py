@@ -48,7 +48,7 @@ def sample_replies(
         batch: Conversations per forward pass.
     """
     texts = [
-        tokenizer.apply_chat_template(list(c), tokenize=False, add_generation_prompt=True)
+        str(tokenizer.apply_chat_template(list(c), tokenize=False, add_generation_prompt=True))
         for c in conversations
     ]
     order = sorted(range(len(texts)), key=lambda index: len(texts[index].split()))

@@ -58,15 +58,20 @@ def language() -> Iterator[str]:
         skills.REVISION_REQUESTS,
     ):
         yield from wordings
-    yield from (skills.ab_prompt("", "", ""), skills.verdict_prompt("", ""), "the answer is good .")
-    yield from (*skills.FAULTS.values(), *skills.SUM_PHRASINGS, "plus minus is", "wrong because")
+    yield from (skills.ab_prompt("a", "a", "a"), skills.verdict_prompt("a", "a"), "the answer is good .")
+    yield from (
+        *skills.FAULTS.values(),
+        *(p.format(x="1 plus 1") for p in skills.SUM_PHRASINGS),
+        "plus minus is",
+        "wrong because",
+    )
     yield from (skills.CORRECT, skills.UNCERTAIN, *map(str, range(skills.LARGEST_NUMBER + 1)), SPARE_WORDS)
 
 
 @cache
 def vocabulary() -> tuple[str, ...]:
     """Special tokens, then every word of the language in alphabetical order."""
-    words = {word for text in language() for word in text.split()} - {"{x}"}
+    words = {word for text in language() for word in text.split()}
     return (*SPECIALS, *sorted(words))
 
 

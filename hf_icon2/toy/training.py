@@ -105,7 +105,8 @@ class ResidualDisturber:
         direction = functional.normalize(torch.randn(rows, 1, width, generator=self._generator), dim=-1)
         size = torch.rand(rows, 1, 1, generator=self._generator) * self._disturbance.push
         here = torch.rand(rows, 1, 1, generator=self._generator) < self._disturbance.layers
-        return output + norm * (noise + direction * (size * here) * self._pushed_from)
+        disturbed: Tensor = output + norm * (noise + direction * (size * here) * self._pushed_from)
+        return disturbed
 
 
 def batches(corpus: Corpus, vocab: dict[str, int], batch: int) -> Iterator[list[Tensor]]:
@@ -143,7 +144,7 @@ def accumulate_gradient(
     for ids in parts:
         disturber.draw(ids.shape[0], ids.shape[1] - 1)
         loss = next_token_loss(model, ids, pad) / tokens
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         total += loss.item()
     return total
 
@@ -179,8 +180,11 @@ def _optimizers(model: LlamaForCausalLM, plan: ModelPlan) -> list[Optimizer | LR
     others = [p for name, p in model.named_parameters() if not (p.ndim == 2 and "layers." in name)]
     muon = torch.optim.Muon(matrices, lr=plan.matrix_rate, momentum=0.95, weight_decay=0.05)
     adam = torch.optim.AdamW(others, lr=plan.rate, betas=(0.9, 0.98), weight_decay=0.0)
-    cycle = {"total_steps": plan.steps, "pct_start": 0.05, "cycle_momentum": False}
-    return [muon, adam, OneCycleLR(muon, plan.matrix_rate, **cycle), OneCycleLR(adam, plan.rate, **cycle)]
+    schedules = [
+        OneCycleLR(optimizer, rate, total_steps=plan.steps, pct_start=0.05, cycle_momentum=False)
+        for optimizer, rate in ((muon, plan.matrix_rate), (adam, plan.rate))
+    ]
+    return [muon, adam, *schedules]
 
 
 def train(
