@@ -79,7 +79,7 @@ class Filter:
 class Tuning:
     """How control layers and strengths are chosen."""
 
-    reward: str | None = _setting(None, "reward model id; none: strengths from the KL bound alone")
+    reward: str | None = _setting(None, "reward model id; none: strengths are half and minus a quarter of the KL bound")
     instructions: int = _setting(100, "instructions the reward may see")
     samples: int = _setting(1, "answers per instruction and strength")
     strengths: tuple[float, ...] = _setting((0.05, 0.1, 0.15, 0.2, 0.3, 0.4), "absolute strengths to try")

@@ -144,3 +144,14 @@ def test_a_strength_above_the_maximum_warns_and_says_what_to_do(setting) -> None
     with pytest.warns(UserWarning, match="above its safe maximum 0.2: the text is likely to break. Lower it"):
         with steer(model, limited, {"honesty": 0.3}):
             pass
+
+
+def test_without_tuned_strengths_the_maximum_gives_them(setting) -> None:
+    """Half of it for the chosen side, minus a quarter for the rejected one; tuned ones stay."""
+    model, tokenizer, directions = setting
+    tuned = directions.with_strengths({"honesty": StrengthRange(0.11, -0.07)})
+    found = calibrate_maximum(model, tokenizer, tuned, INSTRUCTIONS, new_tokens=4).config.strengths
+    assert (found["honesty"].positive, found["honesty"].negative) == (0.11, -0.07)
+    maximum = found["helpfulness"].maximum
+    assert found["helpfulness"].positive == pytest.approx(maximum / 2, abs=1e-4)
+    assert found["helpfulness"].negative == pytest.approx(-maximum / 4, abs=1e-4)

@@ -134,7 +134,7 @@ def _dropped(samples: dict[str, int], flags: dict[str, int]) -> str:
 def _tuning_sentence(record: Figures) -> str:
     bound = "*Maximum* is where the 95th percentile of the per-token KL to the plain model reaches its limit."
     if not record["trials"]:
-        return f"No reward was given, so strengths were not tuned: where none is named, the paper's are used. {bound}"
+        return f"No reward was given: the strengths are half and minus a quarter of the maximum. {bound}"
     return (
         f"Layers and strengths were chosen by the mean reward over {record['instructions_seen']} instructions, the "
         f"only place where the reward was used. Strengths are in units of the mean residual norm. {bound}"

@@ -47,7 +47,9 @@ def calibrate_maximum(
         limit: Largest strength looked at, in the directions' unit.
 
     Returns:
-        The directions with `maximum` set for every criterion; both signs must stay below the target.
+        The directions with `maximum` set for every criterion; both signs must stay below the target. A criterion
+        without tuned strengths gets half of it for the chosen side and minus a quarter for the rejected one: the
+        paper's proportion, and where tuning by a reward ended on the bundled model (0.4 to 0.6 of the maximum).
     """
     probe = _KLProbe.build(model, tokenizer, instructions, new_tokens)
     ranges = {}
@@ -62,7 +64,11 @@ def calibrate_maximum(
                     low = middle
             high = low
         old = directions.config.strengths.get(name, StrengthRange())
-        ranges[name] = StrengthRange(old.positive, old.negative, round(high, 4))
+        ranges[name] = StrengthRange(
+            round(high / 2, 4) if old.positive is None else old.positive,
+            round(-high / 4, 4) if old.negative is None else old.negative,
+            round(high, 4),
+        )
     return directions.with_strengths(ranges)
 
 
