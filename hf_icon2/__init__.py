@@ -15,7 +15,7 @@ _HOME = {
     "DEFAULT_CRITERIA": "criteria",
     "DirectionVectorConfig": "directions.config",
     "DirectionVectors": "directions.vectors",
-    "Icon2DPOConfig": "trainers.dpo",
+    "Icon2DPOConfig": "trainers.config",
     "Icon2DPOTrainer": "trainers.dpo",
     "Icon2GenerationMixin": "steering.generation",
     "Icon2LogitsProcessor": "steering.logits",
@@ -40,8 +40,8 @@ if TYPE_CHECKING:
     from hf_icon2.directions.config import DirectionVectorConfig as DirectionVectorConfig
     from hf_icon2.directions.extraction import extract_directions as extract_directions
     from hf_icon2.directions.vectors import DirectionVectors as DirectionVectors
-    from hf_icon2.recipe import Recipe as Recipe
     from hf_icon2.pipeline.run import run_recipe as run_recipe
+    from hf_icon2.recipe import Recipe as Recipe
     from hf_icon2.steering.generation import Icon2GenerationMixin as Icon2GenerationMixin
     from hf_icon2.steering.generation import make_steerable as make_steerable
     from hf_icon2.steering.generation import steered_generate as steered_generate
@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from hf_icon2.synthesis.instructions import synthesize_instructions as synthesize_instructions
     from hf_icon2.synthesis.pairs import generate_pairs as generate_pairs
     from hf_icon2.synthesis.tuning import tune as tune
-    from hf_icon2.trainers.dpo import Icon2DPOConfig as Icon2DPOConfig
+    from hf_icon2.trainers.config import Icon2DPOConfig as Icon2DPOConfig
     from hf_icon2.trainers.dpo import Icon2DPOTrainer as Icon2DPOTrainer
 
 __all__ = sorted(["__version__", *_HOME])

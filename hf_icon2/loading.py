@@ -15,7 +15,8 @@ def load_model(source: str, revision: str | None = None) -> PreTrainedModel:
 
     model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(source, revision=revision)
     model.to("cuda" if torch.cuda.is_available() else "cpu")  # type: ignore[arg-type]
-    return model.eval()
+    model.eval()
+    return model
 
 
 def load_tokenizer(source: str, revision: str | None = None) -> PreTrainedTokenizerBase:

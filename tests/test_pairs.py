@@ -94,7 +94,9 @@ def test_each_row_is_steered_by_its_own_criterion(setting) -> None:
     mixed = make(setting, rows, criterion=None, strengths=strengths)
     assert mixed["id"] == ["row0", "row1", "row2", "row3"]
     for name in strengths:
-        alone = make(setting, rows.filter(lambda row, name=name: row["criterion"] == name), strengths=strengths)
+        alone = make(
+            setting, rows.filter(lambda row, name=name: row["criterion"] == name), strengths=strengths
+        )
         assert alone["chosen"] == [row["chosen"] for row in mixed if row["criterion"] == name]
 
 
@@ -104,7 +106,9 @@ def test_a_base_model_gets_plain_text_rows(setting) -> None:
     plain.chat_template = None
     from dataclasses import replace
 
-    same = replace(directions, config=replace(directions.config, chat_template_sha256=template_fingerprint(plain)))
+    same = replace(
+        directions, config=replace(directions.config, chat_template_sha256=template_fingerprint(plain))
+    )
     row = make((model, plain, same))[0]
     assert row["prompt"] == INSTRUCTIONS[0]
     assert isinstance(row["chosen"], str)
@@ -129,7 +133,11 @@ def test_rows_train_in_trl_unchanged(setting, tiny_llama_dir, tmp_path) -> None:
     [
         ([], {}, "there are no instructions to answer"),
         (INSTRUCTIONS, {"criterion": None}, "Give the rows a column `criterion`, or pass criterion"),
-        (INSTRUCTIONS, {"criterion": "wit"}, "row 0 is to be steered by criterion 'wit'; these directions have honesty"),
+        (
+            INSTRUCTIONS,
+            {"criterion": "wit"},
+            "row 0 is to be steered by criterion 'wit'; these directions have honesty",
+        ),
         (Dataset.from_dict({"text": ["a"]}), {}, r"instructions need a column `prompt`, got \['text'\]"),
     ],
 )

@@ -47,7 +47,11 @@ def test_the_papers_figures_give_the_papers_choice() -> None:
 
 
 def test_without_a_negative_strength_that_loses_the_most_often_losing_one_is_taken(caplog) -> None:
-    trials = [Trial("a", (1,), 0.1, 1.0, 0.5), Trial("a", (1,), -0.1, 0.9, 0.6), Trial("a", (1,), -0.2, 0.8, 0.7)]
+    trials = [
+        Trial("a", (1,), 0.1, 1.0, 0.5),
+        Trial("a", (1,), -0.1, 0.9, 0.6),
+        Trial("a", (1,), -0.2, 0.8, 0.7),
+    ]
     assert pick_strengths(trials)[1].strength == -0.2
     assert "the pairs of this criterion will often be wrong" in caplog.text
 
@@ -82,7 +86,10 @@ def test_the_tuned_directions_carry_the_choice(setting) -> None:
         sampling=SHORT, full_grid=True, show_progress=False,
     )  # fmt: skip
     for name in directions.names:
-        limits, layers = tuning.directions.config.strengths[name], tuning.directions.config.control_layers[name]
+        limits, layers = (
+            tuning.directions.config.strengths[name],
+            tuning.directions.config.control_layers[name],
+        )
         mine = [trial for trial in tuning.trials if trial.criterion == name and trial.layers == layers]
         assert pick_strengths(mine)[0].strength == limits.positive
         assert pick_strengths(mine)[1].strength == limits.negative
@@ -97,15 +104,29 @@ def test_rows_with_a_criterion_tune_that_criterion_alone(setting) -> None:
         seen.append(set(prompts))
         return vowels(prompts, answers)
 
-    rows = Dataset.from_dict({"prompt": INSTRUCTIONS, "criterion": ["honesty", "honesty", "helpfulness", "helpfulness"]})
-    tune(model, tokenizer, directions, rows, reward, layers=[(1,)], strengths=(0.2,), sampling=SHORT, show_progress=False)
+    rows = Dataset.from_dict(
+        {"prompt": INSTRUCTIONS, "criterion": ["honesty", "honesty", "helpfulness", "helpfulness"]}
+    )
+    tune(
+        model,
+        tokenizer,
+        directions,
+        rows,
+        reward,
+        layers=[(1,)],
+        strengths=(0.2,),
+        sampling=SHORT,
+        show_progress=False,
+    )
     assert all(prompts in (set(INSTRUCTIONS[:2]), set(INSTRUCTIONS[2:])) for prompts in seen)
     with pytest.raises(ValueError, match="no instruction to tune 'helpfulness' on"):
         tune(model, tokenizer, directions, rows.select([0]), vowels, sampling=SHORT, show_progress=False)
 
 
 def test_strengths_must_be_positive(setting) -> None:
-    with pytest.raises(ValueError, match=r"strengths must be positive \(both signs are tried\), got \[-0.1\]"):
+    with pytest.raises(
+        ValueError, match=r"strengths must be positive \(both signs are tried\), got \[-0.1\]"
+    ):
         tune(*setting, INSTRUCTIONS, vowels, strengths=[-0.1], show_progress=False)
 
 
@@ -125,7 +146,11 @@ def kl_quantile(model, tokenizer, directions, steering) -> float:
     for text in INSTRUCTIONS:
         prompt = torch.tensor([encode_prompt(tokenizer, text)])
         full = model.generate(
-            input_ids=prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=6, do_sample=False, pad_token_id=0
+            input_ids=prompt,
+            attention_mask=torch.ones_like(prompt),
+            max_new_tokens=6,
+            do_sample=False,
+            pad_token_id=0,
         )
         if full[0, -1] == model.generation_config.eos_token_id:
             full = full[:, :-1]
@@ -141,9 +166,11 @@ def kl_quantile(model, tokenizer, directions, steering) -> float:
 def test_a_strength_above_the_maximum_warns_and_says_what_to_do(setting) -> None:
     model, _, directions = setting
     limited = directions.with_strengths({"honesty": StrengthRange(0.1, -0.1, 0.2)})
-    with pytest.warns(UserWarning, match="above its safe maximum 0.2: the text is likely to break. Lower it"):
-        with steer(model, limited, {"honesty": 0.3}):
-            pass
+    with (
+        pytest.warns(UserWarning, match="above its safe maximum 0.2: the text is likely to break. Lower it"),
+        steer(model, limited, {"honesty": 0.3}),
+    ):
+        pass
 
 
 def test_without_tuned_strengths_the_maximum_gives_them(setting) -> None:
