@@ -15,7 +15,7 @@ GREEDY = Sampling(max_new_tokens=24, temperature=0)
 STOPS = [2, 11, 60, 99, 170, 230]
 
 
-def separately(model, prompt: list[int], steering) -> list[int]:
+def separately(model, prompt: list[int], steering, stops=STOPS) -> list[int]:
     """One plain steered `generate` of one unpadded prompt, cut at the first stop id."""
     ids = torch.tensor([prompt])
     output = model.generate(
@@ -27,7 +27,7 @@ def separately(model, prompt: list[int], steering) -> list[int]:
         pad_token_id=0,
         steering=steering or {},
     )[0, len(prompt) :].tolist()
-    return next((output[:place] for place, token in enumerate(output) if token in STOPS), output)
+    return next((output[:place] for place, token in enumerate(output) if token in stops), output)
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,9 @@ def steered(request, tiny_llama, random_directions):
     return make_steerable(model, directions), directions
 
 
-def test_both_signs_from_one_prefill_equal_separate_runs(steered, architecture, tiny_model, random_directions) -> None:
+def test_both_signs_from_one_prefill_equal_separate_runs(
+    steered, architecture, tiny_model, random_directions
+) -> None:
     """Greedy, float32, left padding, ragged ends, batches of 3 and 2: token for token, on every architecture."""
     model = tiny_model(architecture)
     directions = random_directions(model)
@@ -61,12 +63,51 @@ def test_both_signs_from_one_prefill_equal_separate_runs(steered, architecture, 
 def test_answers_end_at_stop_ids_or_at_the_longest_length(steered) -> None:
     model, directions = steered
     rows = generate_variants(
-        model, PROMPTS, [[None] * 5], sampling=GREEDY, seeds=[[0] * 5], pad=0, stop_ids=STOPS, directions=directions
+        model,
+        PROMPTS,
+        [[None] * 5],
+        sampling=GREEDY,
+        seeds=[[0] * 5],
+        pad=0,
+        stop_ids=STOPS,
+        directions=directions,
     )[0]
     for answer in rows:
         assert not set(answer.ids) & set(STOPS)
         assert answer.finish_reason == ("length" if len(answer.ids) == 24 else "stop")
     assert {answer.finish_reason for answer in rows} == {"stop", "length"} or len(rows) == 5
+
+
+def test_rows_that_take_the_place_of_ended_ones_decode_as_if_alone(steered) -> None:
+    """Prompts of 1 to 12 tokens, two at a time under both signs: those in waiting join rows in mid-answer."""
+    model, directions = steered
+    generator = torch.Generator().manual_seed(0)
+    lengths = [1, 12, 3, 1, 7, 2, 9, 1, 5, 4]
+    prompts = [torch.randint(3, 300, (length,), generator=generator).tolist() for length in lengths]
+    limits = [[3 + (5 * row + 7 * side) % 19 for row in range(len(prompts))] for side in (0, 1)]
+    rows_per_pass = []
+    watch = model.register_forward_pre_hook(
+        lambda _model, _args, inputs: rows_per_pass.append(len(inputs["input_ids"])), with_kwargs=True
+    )
+    together = generate_variants(
+        model,
+        prompts,
+        [[{"honesty": sign}] * len(prompts) for sign in (0.4, -0.4)],
+        sampling=GREEDY,
+        seeds=[[0] * len(prompts)] * 2,
+        pad=0,
+        directions=directions,
+        limits=limits,
+        batch_size=4,
+    )
+    watch.remove()
+    assert max(rows_per_pass) <= 8
+    assert any(later > earlier for earlier, later in zip(rows_per_pass, rows_per_pass[1:], strict=False))
+    for row, sign, longest in zip(together, (0.4, -0.4), limits, strict=True):
+        for answer, prompt, limit in zip(row, prompts, longest, strict=True):
+            expected = separately(model, prompt, {"honesty": sign}, stops=[2])[:limit]
+            assert answer.ids == expected
+            assert answer.finish_reason == ("length" if len(expected) == limit else "stop")
 
 
 def test_sampled_answers_do_not_depend_on_the_batch(steered) -> None:
@@ -95,7 +136,9 @@ def test_equal_seeds_share_noise_and_different_seeds_do_not(steered) -> None:
     sampling = Sampling(max_new_tokens=12)
     none = [None] * 5
     shared = generate_variants(model, PROMPTS, [none, none], sampling=sampling, seeds=[[1] * 5] * 2, pad=0)
-    other = generate_variants(model, PROMPTS, [none, none], sampling=sampling, seeds=[[1] * 5, [2] * 5], pad=0)
+    other = generate_variants(
+        model, PROMPTS, [none, none], sampling=sampling, seeds=[[1] * 5, [2] * 5], pad=0
+    )
     assert shared[0] == shared[1]
     assert other[0] == shared[0]
     assert other[1] != other[0]

@@ -42,19 +42,18 @@ class _LentLayer(DynamicLayer):
     """A prefix of one row lent to many for one pass: nothing is kept, so a batch holds one block's keys at a time."""
 
     def __init__(self, prefix: DynamicLayer) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
+        assert prefix.keys is not None and prefix.values is not None
         self.dtype, self.device, self.is_initialized = prefix.dtype, prefix.device, True
         self.keys, self.values = prefix.keys, prefix.values
+        self._prefix = prefix.keys, prefix.values
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
     ) -> tuple[Tensor, Tensor]:
         """The prefix's keys and values in front of each row's own."""
-        rows = len(key_states)
-        return (
-            torch.cat([self.keys.expand(rows, -1, -1, -1), key_states], dim=-2),
-            torch.cat([self.values.expand(rows, -1, -1, -1), value_states], dim=-2),
-        )
+        keys, values = (states.expand(len(key_states), -1, -1, -1) for states in self._prefix)
+        return torch.cat([keys, key_states], dim=-2), torch.cat([values, value_states], dim=-2)
 
 
 def _lent(layer: Any, rows: int) -> Any:  # noqa: ANN401  (any kind of cache layer)

@@ -29,11 +29,11 @@ class RoomyLayer(DynamicLayer):
         """Appends columns and returns all of them."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-        used = self.keys.shape[-2]
+        used = self.get_seq_length()
         total = used + key_states.shape[-2]
         if total > self._keys_buffer.shape[-2]:
-            self._keys_buffer = _with_room(self.keys, total + _STEP)
-            self._values_buffer = _with_room(self.values, total + _STEP)
+            self._keys_buffer = _with_room(self._keys_buffer[..., :used, :], total + _STEP)
+            self._values_buffer = _with_room(self._values_buffer[..., :used, :], total + _STEP)
         self._keys_buffer[..., used:total, :] = key_states
         self._values_buffer[..., used:total, :] = value_states
         self.keys = self._keys_buffer[..., :total, :]
@@ -45,7 +45,7 @@ class RoomyLayer(DynamicLayer):
         used = self.get_seq_length()
         if used == 0:
             return
-        index = beam_idx.to(self.keys.device)
+        index = beam_idx.to(self._keys_buffer.device)
         self._keys_buffer = _with_rows(self._keys_buffer, index, used)
         self._values_buffer = _with_rows(self._values_buffer, index, used)
         self.keys = self._keys_buffer[..., :used, :]
@@ -57,8 +57,38 @@ def roomy_cache(model: PreTrainedModel) -> DynamicCache:
     cache = DynamicCache(config=model.config)
     for index, layer in enumerate(cache.layers):
         if type(layer) is DynamicLayer:
-            cache.layers[index] = RoomyLayer()
+            cache.layers[index] = RoomyLayer()  # type: ignore[no-untyped-call]
     return cache
+
+
+def joinable(cache: DynamicCache) -> bool:
+    """Whether rows of different lengths can be put side by side: every layer holds all keys of every row."""
+    return len(_roomy(cache)) == len(cache.layers)
+
+
+def joined(first: DynamicCache, second: DynamicCache, rows: int, columns: int) -> DynamicCache:
+    """The rows of two `joinable` caches in one: the last `columns` columns of each, zeros where it has fewer."""
+    for layer, other in zip(_roomy(first), _roomy(second), strict=True):
+        layer.keys, layer._keys_buffer = _side_by_side([layer.keys, other.keys], rows, columns)
+        layer.values, layer._values_buffer = _side_by_side([layer.values, other.values], rows, columns)
+    return first
+
+
+def _roomy(cache: DynamicCache) -> list[RoomyLayer]:
+    return [layer for layer in cache.layers if isinstance(layer, RoomyLayer)]
+
+
+def _side_by_side(parts: list[Tensor | None], rows: int, columns: int) -> tuple[Tensor, Tensor]:
+    """The parts' rows at the right edge, (rows, heads, columns, head_dim), and the buffer with room behind it."""
+    filled = [part for part in parts if part is not None]  # prompts of one token have cached nothing
+    _, heads, _, width = filled[0].shape
+    shape = (rows, heads, columns + _STEP, width)
+    buffer = torch.zeros(shape, dtype=filled[0].dtype, device=filled[0].device)
+    start = 0
+    for part in (part[:, :, -columns:] for part in filled):
+        buffer[start : start + len(part), :, columns - part.shape[2] : columns] = part
+        start += len(part)
+    return buffer[:, :, :columns], buffer
 
 
 def _with_room(states: Tensor, columns: int) -> Tensor:
@@ -72,7 +102,9 @@ def _with_room(states: Tensor, columns: int) -> Tensor:
 def _with_rows(buffer: Tensor, index: Tensor, used: int) -> Tensor:
     """The rows `index` of a buffer; only rows that change place are copied if there are not more than before."""
     if len(index) > len(buffer):
-        return buffer.index_select(0, index)
+        larger = buffer.new_empty((len(index), *buffer.shape[1:]))
+        torch.index_select(buffer[:, :, :used], 0, index, out=larger[:, :, :used])
+        return larger
     moved = (index != torch.arange(len(index), device=index.device)).nonzero()[:, 0]
     if len(moved):
         buffer[moved, :, :used] = buffer[index[moved], :, :used]

@@ -22,19 +22,23 @@ def row_seed(run_seed: int, row_id: str) -> int:
     return int.from_bytes(digest, "big") >> 1
 
 
-def gumbel_noise(seeds: Sequence[int], step: int, vocabulary: int, device: torch.device | str = "cpu") -> Tensor:
+def gumbel_noise(
+    seeds: Sequence[int], step: int | Sequence[int], vocabulary: int, device: torch.device | str = "cpu"
+) -> Tensor:
     """Standard Gumbel noise; arg-max of (log-probability + noise) is a sample from the distribution.
 
     Args:
         seeds: One per row, R.
-        step: Number of tokens the rows have generated so far.
+        step: Number of tokens generated so far, by all rows or by each.
         vocabulary: V.
         device: Where to make it.
 
     Returns:
         (R, V) float32. The uniforms behind it have 24 bits, so the noise lies between -2.9 and 17.4.
     """
-    keys = torch.tensor([_keys(seed, step) for seed in seeds], dtype=torch.int32, device=device)  # (R, 2)
+    steps = [step] * len(seeds) if isinstance(step, int) else step
+    pairs = [_keys(*pair) for pair in zip(seeds, steps, strict=True)]
+    keys = torch.tensor(pairs, dtype=torch.int32, device=device)  # (R, 2)
     tokens = torch.arange(vocabulary, dtype=torch.int32, device=device).mul_(_GOLDEN)
     bits = _mix_(tokens + keys[:, :1])
     bits = _mix_(bits.bitwise_xor_(keys[:, 1:]))
