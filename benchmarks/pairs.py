@@ -2,11 +2,12 @@
 
     python benchmarks/pairs.py --model mid --batch 8 --lengths equal
 
-Contenders answer the same 64 prompts of 64 token ids, one batch per turn. All decode greedily, except the five
-samples, which have to be sampled, and the row that says so. The drawn lengths of `ragged` are enforced where they
-arise in real life, at the LM head: it gives the end token all the probability at the drawn step and none before, for
-every contender alike. Before times are looked at, tokens are compared: ours = two passes of our own, and repeng,
-which steers the whole prompt too, = two passes of our own that do so.
+Contenders answer the same 64 prompts of 64 token ids. All decode greedily, except the five samples, which have to be
+sampled, and the row that says so. With equal lengths a turn is one batch, with ragged ones all 64 prompts, since ours
+lets waiting prompts take the place of rows that have ended. There each answer ends after a drawn number of tokens:
+`generate` learns it through a stopping criterion that answers per row, ours through `limits`. Before times are looked
+at, tokens are compared: ours = two passes of our own, and repeng, which steers the whole prompt too, = two passes of
+our own that do so.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -24,11 +25,10 @@ from protocol import Sample, Worker
 
 PROMPTS, PROMPT_TOKENS, NEW_TOKENS, LONGEST, MEAN = 64, 64, 64, 256, 64
 STRENGTH = 0.2
-END = 2
 TARGETS = {"equal": (1.4, 2.5), "ragged": (2.0, 4.0)}
 
 
-def drawn_lengths(row: int, sample: int) -> int:
+def drawn_length(row: int, sample: int) -> int:
     """Tokens of one answer: geometric with mean 64, cut at 256; the same for all contenders."""
     draw = random.Random(1000 * row + sample)
     length = 1
@@ -37,30 +37,17 @@ def drawn_lengths(row: int, sample: int) -> int:
     return length
 
 
-class DrawnEnds:
-    """Makes the LM head put out the end token after a drawn number of tokens, and never before.
-
-    Args:
-        lengths: Per row of the batch.
-        compacting: Whether the decoder drops a row once it has ended; then it is dropped here as well.
-    """
-
-    def __init__(self, lengths: Sequence[int], *, compacting: bool) -> None:
-        self.left = list(lengths)
-        self.compacting = compacting
-
-    def __call__(self, _head: Any, _args: Any, logits: Any) -> None:
-        assert logits.shape[0] == len(self.left), (logits.shape, len(self.left))
-        logits[:, -1, END] = float("-inf")
-        ended = [row for row, left in enumerate(self.left) if left == 0]
-        if ended:
-            logits[ended, -1, END] = 1e9
-        self.left = [left - 1 for left in self.left if left > 0 or not self.compacting]
+def load(folder: str) -> Any:
+    """The model, without an end token of its own: lengths are what the benchmark says."""
+    model = protocol.load_model(folder)
+    model.generation_config.eos_token_id = None
+    return model
 
 
 # contenders: each gets the model's folder and returns a function of one batch ------------------------------------
 
-Answer = Callable[..., list[list[list[int]]]]
+Answers = list[list[list[int]]]  # per side, per prompt
+Answer = Callable[..., Answers]
 
 
 def ours(folder: str, sampled: bool = False) -> Answer:
@@ -69,29 +56,23 @@ def ours(folder: str, sampled: bool = False) -> Answer:
     from hf_icon2.steering.decoding import Sampling, generate_variants
 
     model, directions = (
-        protocol.load_model(folder),
+        load(folder),
         DirectionVectors.from_pretrained(Path(folder) / "directions"),
     )
     name = directions.names[0]
 
-    def run(prompts: list[list[int]], rows: list[int], lengths: str, **_: object) -> list[list[list[int]]]:
-        with ends(
-            model, [[drawn_lengths(row, side) for row in rows] for side in (0, 1)], lengths, compacting=True
-        ):
-            sides = generate_variants(
-                model,
-                prompts,
-                [[{name: sign * STRENGTH}] * len(prompts) for sign in (1, -1)],
-                sampling=Sampling(
-                    max_new_tokens=LONGEST + 1 if lengths == "ragged" else NEW_TOKENS,
-                    temperature=float(sampled),
-                ),
-                seeds=[rows, rows],
-                pad=0,
-                directions=directions,
-                stop_ids=stops(lengths),
-                batch_size=len(prompts),
-            )
+    def run(prompts: list[list[int]], rows: list[int], lengths: str, batch: int, **_: object) -> Answers:
+        sides = generate_variants(
+            model,
+            prompts,
+            [[{name: sign * STRENGTH}] * len(prompts) for sign in (1, -1)],
+            sampling=Sampling(LONGEST, temperature=float(sampled)),
+            seeds=[rows, rows],
+            limits=[[wanted(row, side, lengths) for row in rows] for side in (0, 1)],
+            pad=0,
+            directions=directions,
+            batch_size=batch,
+        )
         return [[completion.ids for completion in side] for side in sides]
 
     return run
@@ -102,18 +83,18 @@ def two_passes(folder: str) -> Answer:
     from hf_icon2 import DirectionVectors, make_steerable, steer
 
     directions = DirectionVectors.from_pretrained(Path(folder) / "directions")
-    model, name = make_steerable(protocol.load_model(folder), directions), directions.names[0]
+    model, name = make_steerable(load(folder), directions), directions.names[0]
 
     def run(
-        prompts: list[list[int]], rows: list[int], lengths: str, whole_prompt: bool = False, **_: object
-    ) -> list[list[list[int]]]:
+        prompts: list[list[int]], rows: list[int], lengths: str, batch: int, whole_prompt: bool = False
+    ) -> Answers:
         sides = []
         for side, strength in enumerate((STRENGTH, -STRENGTH)):
             steering = {name: strength}
             with steer(model, directions, steering) if whole_prompt else nullcontext():
                 extra = {} if whole_prompt else {"steering": steering}
-                drawn = [[drawn_lengths(row, side) for row in rows]]
-                sides.append(generate(model, model, prompts, drawn, lengths, do_sample=False, **extra))
+                limits = [wanted(row, side, lengths) for row in rows]
+                sides.append(generate(model, prompts, limits, batch, do_sample=False, **extra))
         return sides
 
     return run
@@ -126,16 +107,16 @@ def repeng(folder: str) -> Answer:
 
     config = json.loads((Path(folder) / "directions" / "direction_vector_config.json").read_text())
     tensor = load_file(Path(folder) / "directions" / "direction_vectors.safetensors")["directions"][0]
-    model, layers = protocol.load_model(folder), next(iter(config["control_layers"].values()))
+    model, layers = load(folder), next(iter(config["control_layers"].values()))
     control = ControlVector("llama", {layer: tensor[config["layers"].index(layer)] for layer in layers})
     controlled = ControlModel(model, layers)
 
-    def run(prompts: list[list[int]], rows: list[int], lengths: str, **_: object) -> list[list[list[int]]]:
+    def run(prompts: list[list[int]], rows: list[int], lengths: str, batch: int, **_: object) -> Answers:
         sides = []
         for side, sign in enumerate((1, -1)):
             controlled.set_control(control, sign * STRENGTH)
-            drawn = [[drawn_lengths(row, side) for row in rows]]
-            sides.append(generate(controlled, model, prompts, drawn, lengths, do_sample=False))
+            limits = [wanted(row, side, lengths) for row in rows]
+            sides.append(generate(controlled, prompts, limits, batch, do_sample=False))
         return sides
 
     return run
@@ -143,13 +124,13 @@ def repeng(folder: str) -> Answer:
 
 def five_samples(folder: str) -> Answer:
     """What best-of-n pipelines do: five plain samples per prompt, to be judged afterwards (not timed)."""
-    model = protocol.load_model(folder)
+    model = load(folder)
 
-    def run(prompts: list[list[int]], rows: list[int], lengths: str, **_: object) -> list[list[list[int]]]:
+    def run(prompts: list[list[int]], rows: list[int], lengths: str, batch: int, **_: object) -> Answers:
         import torch
 
         torch.manual_seed(rows[0])
-        drawn = [[drawn_lengths(row, sample) for sample in range(5)] for row in rows]
+        limits = [wanted(row, sample, lengths) for row in rows for sample in range(5)]
         sampling = {
             "do_sample": True,
             "temperature": 1.0,
@@ -157,7 +138,7 @@ def five_samples(folder: str) -> Answer:
             "top_k": 0,
             "num_return_sequences": 5,
         }
-        return [generate(model, model, prompts, drawn, lengths, **sampling)]
+        return [generate(model, prompts, limits, batch, **sampling)]
 
     return run
 
@@ -172,41 +153,43 @@ CONTENDERS = {
 
 
 def generate(
-    runner: Any, model: Any, prompts: list[list[int]], drawn: list[list[int]], lengths: str, **options: Any
+    model: Any, prompts: list[list[int]], limits: list[int], batch: int, **options: Any
 ) -> list[list[int]]:
-    """`runner.generate`, cut at the end token; all prompts have one length, so nothing is padded."""
+    """`model.generate`, batch by batch; all prompts have one length, so nothing is padded."""
     import torch
+    from transformers import StoppingCriteria, StoppingCriteriaList
 
-    ids = torch.tensor(prompts)
-    model.generation_config.eos_token_id = END if lengths == "ragged" else None
-    with ends(model, drawn, lengths, compacting=False):
-        output = runner.generate(
+    class Drawn(StoppingCriteria):
+        """Ends each row of a batch at its own length."""
+
+        def __init__(self, wanted: list[int]) -> None:
+            self.wanted = torch.tensor(wanted)
+
+        def __call__(self, input_ids: torch.Tensor, _scores: object, **_: object) -> torch.Tensor:
+            return input_ids.shape[1] - PROMPT_TOKENS >= self.wanted
+
+    copies = len(limits) // len(prompts)
+    answers: list[list[int]] = []
+    for start in range(0, len(prompts), batch):
+        ids = torch.tensor(prompts[start : start + batch])
+        here = limits[start * copies : (start + batch) * copies]
+        if len(set(here)) > 1:
+            options["stopping_criteria"] = StoppingCriteriaList([Drawn(here)])
+        output = model.generate(
             input_ids=ids,
             attention_mask=torch.ones_like(ids),
-            max_new_tokens=LONGEST + 1 if lengths == "ragged" else NEW_TOKENS,
+            max_new_tokens=max(here),
             pad_token_id=0,
             **options,
         )
-    rows = output[:, ids.shape[1] :].tolist()
-    return [row[: row.index(END)] if END in row else row for row in rows]
+        rows = output[:, PROMPT_TOKENS:].tolist()
+        answers += [row[:limit] for row, limit in zip(rows, here, strict=True)]
+    return answers
 
 
-def stops(lengths: str) -> tuple[int, ...]:
-    return (END,) if lengths == "ragged" else ()
-
-
-def ends(model: Any, drawn: list[list[int]], lengths: str, *, compacting: bool) -> Any:
-    """The drawn lengths at the LM head while the `with` block lasts; nothing where all answers are equally long."""
-    if lengths == "equal":
-        return nullcontext()
-    flat = [length for row in drawn for length in row]
-    handle = model.lm_head.register_forward_hook(DrawnEnds(flat, compacting=compacting))
-
-    class _Removed(nullcontext):
-        def __exit__(self, *_error: object) -> None:
-            handle.remove()
-
-    return _Removed()
+def wanted(row: int, sample: int, lengths: str) -> int:
+    """Tokens of one answer."""
+    return NEW_TOKENS if lengths == "equal" else drawn_length(row, sample)
 
 
 # the parent's side -----------------------------------------------------------------------------------------------
@@ -257,6 +240,7 @@ def agreement(left: list[list[list[int]]], right: list[list[list[int]]]) -> floa
 def report(model: str, batch: int, lengths: str, samples: dict[str, list[Sample]], agreed: str) -> str:
     counted = {name: runs[1:] for name, runs in samples.items()}
     mine = counted["ours"]
+    number = sum(len(run.result[0]) for run in mine)
     rows = []
     for name, runs in counted.items():
         cpu = sum(run.cpu for run in runs)
@@ -270,14 +254,14 @@ def report(model: str, batch: int, lengths: str, samples: dict[str, list[Sample]
                 name,
                 protocol.spread([run.cpu for run in runs]),
                 protocol.spread([run.wall for run in runs]),
-                f"{batch * len(runs) / cpu:.2f}",
+                f"{number / cpu:.2f}",
                 identical,
                 f"{cpu / sum(run.cpu for run in mine):.2f}",
                 protocol.spread(by_round),
                 f"{sum(run.wall for run in runs) / sum(run.wall for run in mine):.2f}",
             ]
         )
-    header = ["contender", "CPU s per batch", "wall s", "pairs / CPU s", "kept / CPU s"]
+    header = ["contender", "CPU s per turn", "wall s", "pairs / CPU s", "kept / CPU s"]
     header += ["CPU / ours (total)", "by round", "wall / ours (total)"]
     goal = TARGETS[lengths]
     aims = f"aim: repeng ≥ {goal[0]}, five samples ≥ {goal[1]}"
@@ -290,7 +274,7 @@ def main() -> None:
     parser.add_argument("--model", choices=["mid", "toy"], default="mid")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--lengths", choices=["equal", "ragged"], default="equal")
-    parser.add_argument("--repeats", type=int, default=8)
+    parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--only", nargs="*", help="contenders, beside ours")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     parser.add_argument("--folder", help=argparse.SUPPRESS)
@@ -302,8 +286,10 @@ def main() -> None:
     prompts = make_prompts(args.model, folder)
 
     def command(_worker: Worker | None, turn: int) -> dict[str, object]:
-        rows = [(turn * args.batch + row) % PROMPTS for row in range(args.batch)]
-        return {"prompts": [prompts[row] for row in rows], "rows": rows, "lengths": args.lengths}
+        first, number = (0, PROMPTS) if args.lengths == "ragged" and turn else (turn * args.batch, args.batch)
+        rows = [row % PROMPTS for row in range(first, first + number)]
+        batch = {"lengths": args.lengths, "batch": args.batch}
+        return {"prompts": [prompts[row] for row in rows], "rows": rows, **batch}
 
     workers = {}
     for name in ["ours", *(args.only if args.only is not None else list(CONTENDERS)[1:]), "ours, again"]:

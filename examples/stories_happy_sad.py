@@ -2,8 +2,8 @@
 
     python examples/stories_happy_sad.py path/to/stories260k
 
-The model is Karpathy's 260K-parameter Llama trained on TinyStories (karpathy/tinyllamas), in Hugging Face layout. It
-has no chat template, so the two sides of the criterion are plain text around the opening of a story.
+The model is Karpathy's 260K-parameter Llama trained on TinyStories (karpathy/tinyllamas), in Hugging Face layout.
+It has no chat template, so the two sides of the criterion are plain text around the opening of a story.
 """
 
 import argparse
@@ -17,23 +17,23 @@ from hf_icon2.prompts import encode_prompt, pad_token_id
 from hf_icon2.steering.decoding import Sampling, generate_variants
 from hf_icon2.steering.noise import row_seed
 
-NAMES = ("Lily", "Tom", "Sue", "Ben", "Anna", "Max", "Mia", "Tim", "Jane", "Sam")
-PLACES = ("the park", "the garden", "the house", "the beach", "the farm")
+NAMES = ("girl named Lily", "boy named Tom", "girl named Sue", "boy named Ben", "girl named Anna")
+PLACES = ("park", "garden", "house", "beach", "farm", "forest", "shop", "lake")
 STRENGTHS = (-2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 2.0)  # in norms of the mean contrast
-LAYERS = (1, 2, 3)
 HAPPY = re.compile(r"\b(happy|happily|smil\w+|laugh\w*|fun|joy\w*|glad|excited|proud|lov(e|ed|es|ing))\b")
 SAD = re.compile(r"\b(sad\w*|cr(y|ied|ying)|tears?|upset|angry|mad|scared|afraid|hurt|sorry|lonely)\b")
 
 FEELING = Criterion(
     "happiness",
-    positive="{instruction} was very happy and smiled. Then",
-    negative="{instruction} was very sad and cried. Then",
+    positive="{instruction} Everyone was very happy and smiled.",
+    negative="{instruction} Everyone was very sad and cried.",
 )
 
 
 def openings() -> list[str]:
-    """Fifty beginnings, each of which leaves the feeling open."""
-    return [f"One day, {name} went to {place}. {name}" for name, place in product(NAMES, PLACES)]
+    """Forty beginnings, each of which leaves the feeling open."""
+    start = "Once upon a time, there was a little {}. One day, {} went to the {}."
+    return [start.format(who, who.split()[-1], place) for who, place in product(NAMES, PLACES)]
 
 
 def happy_share(stories: list[str]) -> tuple[float, int]:
@@ -54,12 +54,11 @@ def main() -> None:
 
     how = {"method": "mean_difference", "scale": "contrast", "show_progress": False}
     directions = extract_directions(model, tokenizer, openings(), [FEELING], **how)
-    directions = directions.with_control_layers({"happiness": LAYERS})
+    directions = directions.with_control_layers({"happiness": (1, 2, 3)})
 
-    stories = [(text, copy) for copy in range(args.continuations // 50 + 1) for text in openings()]
-    stories = stories[: args.continuations]
-    prompts = [encode_prompt(tokenizer, text) for text, _ in stories]
-    seeds = [row_seed(args.seed, f"{text}/{copy}") for text, copy in stories]
+    stories = list(product(range(args.continuations), openings()))[: args.continuations]
+    prompts = [encode_prompt(tokenizer, text) for _, text in stories]
+    seeds = [row_seed(args.seed, f"{text}/{copy}") for copy, text in stories]
     answers = generate_variants(
         model,
         prompts,
