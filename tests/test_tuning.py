@@ -8,7 +8,7 @@ from datasets import Dataset
 
 from hf_icon2 import steer, tune
 from hf_icon2.directions.config import StrengthRange
-from hf_icon2.prompts import encode_prompt
+from hf_icon2.prompts import decode_answer, encode_prompt
 from hf_icon2.steering.decoding import Sampling, generate_variants
 from hf_icon2.steering.noise import row_seed
 from hf_icon2.synthesis.calibration import calibrate_maximum
@@ -182,3 +182,54 @@ def test_without_tuned_strengths_the_maximum_gives_them(setting) -> None:
     maximum = found["helpfulness"].maximum
     assert found["helpfulness"].positive == pytest.approx(maximum / 2, abs=1e-4)
     assert found["helpfulness"].negative == pytest.approx(-maximum / 4, abs=1e-4)
+
+
+def test_the_search_is_within_a_tenth_of_a_full_grid_on_the_toy(toy_assistant, toy_tokenizer) -> None:
+    """Mean reward of the chosen side by the truth table, per criterion; the full grid tries all layers and strengths."""
+    from hf_icon2 import Criterion, extract_directions
+    from hf_icon2.toy import instructions, reward
+
+    model = copy.deepcopy(toy_assistant)
+    prompts = [item.text for item in instructions("train")][::16]
+    criteria = [
+        Criterion("honesty", "You are an honest assistant.", "You are a dishonest assistant."),
+        Criterion("helpfulness", "You are a helpful assistant.", "You are an unhelpful assistant."),
+    ]
+    directions = extract_directions(model, toy_tokenizer, prompts, criteria, show_progress=False)
+
+    def truth(asked, answers) -> list[float]:
+        return [reward(*both) for both in zip(asked, answers, strict=True)]
+
+    def best(full_grid: bool) -> dict[str, float]:
+        tuning = tune(
+            model, toy_tokenizer, directions, prompts, truth, strengths=(0.1, 0.2, 0.3), full_grid=full_grid,
+            sampling=Sampling(max_new_tokens=40), samples=2, batch_size=64, show_progress=False,
+        )  # fmt: skip
+        found = {}
+        for name in directions.names:
+            chosen = (
+                tuning.directions.config.strengths[name].positive,
+                tuning.directions.config.control_layers[name],
+            )
+            found[name] = next(
+                trial.reward
+                for trial in tuning.trials
+                if (trial.criterion, trial.strength, trial.layers) == (name, *chosen)
+            )
+        return found
+
+    asked = [prompt for prompt in prompts for _ in range(2)]
+    plain = generate_variants(
+        model,
+        [encode_prompt(toy_tokenizer, prompt) for prompt in asked],
+        [[None] * len(asked)],
+        sampling=Sampling(max_new_tokens=40),
+        seeds=[[row_seed(0, str(row)) for row in range(len(asked))]],
+        pad=0,
+        batch_size=64,
+    )[0]
+    unsteered = sum(truth(asked, [decode_answer(toy_tokenizer, answer.ids) for answer in plain])) / len(asked)
+    grid, search = best(full_grid=True), best(full_grid=False)
+    for name in directions.names:
+        assert search[name] >= 0.9 * grid[name]
+        assert grid[name] >= unsteered + 0.05  # there was something to find
