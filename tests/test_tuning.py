@@ -185,7 +185,7 @@ def test_without_tuned_strengths_the_maximum_gives_them(setting) -> None:
 
 
 def test_the_search_is_within_a_tenth_of_a_full_grid_on_the_toy(toy_assistant, toy_tokenizer) -> None:
-    """Mean reward of the chosen side by the truth table, per criterion; the full grid tries all layers and strengths."""
+    """Mean reward of the chosen side by the truth table; the full grid tries all strengths at all layers."""
     from hf_icon2 import Criterion, extract_directions
     from hf_icon2.toy import instructions, reward
 
