@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from hf_icon2 import DirectionVectors
+from hf_icon2.directions.extraction import fingerprint
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -45,10 +46,17 @@ def test_directions_come_from_any_instruction_file_and_any_model_folder(
     assert directions.names == ("general", "honesty", "harmlessness", "helpfulness")
     assert directions.tensor.shape == (4, 4, 64)
     assert directions.config.instructions["number"] == 24
-    rows = [line.split() for line in printed.splitlines() if line.startswith("honesty")]
-    held_out = directions.config.evidence["honesty"]["held_out_accuracy"]
-    assert [float(row[2]) for row in rows[:4]] == [round(value, 2) for value in held_out]
-    assert min(held_out) > 0.9  # the system prompt alone tells the sides apart, even in a random model
+    instructions = [
+        json.loads(line)["instruction"] for line in source.read_text(encoding="utf-8").splitlines()
+    ]
+    assert directions.config.instructions["fingerprint"] == fingerprint(instructions[:24])
+    for name in directions.names:
+        rows = [line.split() for line in printed.splitlines() if line.startswith(f"{name} ")]
+        evidence = directions.config.evidence[name]
+        columns = [evidence[key] for key in ("held_out_accuracy", "random_accuracy", "split_half_cosine")]
+        expected = [[f"{value:.2f}" for value in values] for values in zip(*columns, strict=True)]
+        assert [row[2:5] for row in rows[:4]] == expected
+        assert len(rows) == 5  # four layers, and the cosines with the other criteria
 
 
 def test_an_instruction_file_without_a_known_column_is_refused_with_its_columns(
