@@ -154,13 +154,12 @@ def main() -> None:
         rows.append(
             [name, protocol.spread(seconds, 3), protocol.spread(relative, 3), f"{peak:.0f}" if peak else "–"]
         )
-    title = "tiny shape, CPU: shows only that the script runs" if args.tiny else "`7b`, bf16"
     what = f"batch {shape.batch}, prompt {shape.prompt}, {shape.new} new tokens, {shape.contrasts} contrasts"
-    header = ["", "wall s", "/ plain, by round", "peak above before, MB"]
-    protocol.write_section(
-        "gpu tiny" if args.tiny else "gpu",
-        f"### GPU benchmark ({title}): {what}\n\n{protocol.table(header, rows)}",
-    )
+    figures = protocol.table(["", "wall s", "/ plain, by round", "peak above before, MB"], rows)
+    if args.tiny:
+        print(f"{what}; a tiny shape shows only that the script runs\n\n{figures}")
+    else:
+        protocol.write_section("gpu", f"### GPU, `7b`, bf16: {what}\n\n{figures}")
 
 
 if __name__ == "__main__":

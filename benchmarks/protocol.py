@@ -51,19 +51,18 @@ def mid_folder() -> Path:
 
 
 def toy_folder() -> Path:
-    """The bundled assistant with directions, copied here once."""
+    """The bundled assistant as it is now, with directions, copied here."""
     from hf_icon2 import extract_directions
     from hf_icon2.criteria import GENERAL
     from hf_icon2.toy import instructions, load_assistant
 
     folder = MODELS / "toy"
-    if not (folder / "directions" / "direction_vectors.safetensors").is_file():
-        model, tokenizer = load_assistant()
-        model.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-        texts = [instruction.text for instruction in instructions("train")][:256]
-        directions = extract_directions(model, tokenizer, texts, [GENERAL], show_progress=False)
-        directions.save_pretrained(folder / "directions")
+    model, tokenizer = load_assistant()
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    texts = [instruction.text for instruction in instructions("train")][:256]
+    directions = extract_directions(model, tokenizer, texts, [GENERAL], show_progress=False)
+    directions.save_pretrained(folder / "directions")
     return folder
 
 
