@@ -70,7 +70,7 @@ class Plan:
         if self.mask is not None:
             delta = delta * self.mask[:, self.offset :, None].to(hidden)
         if not torch.is_grad_enabled():
-            hidden[:, self.offset :].add_(delta)
+            (hidden[:, self.offset :] if self.offset else hidden).add_(delta)
             return hidden
         if self.offset == 0:
             return hidden + delta
