@@ -36,7 +36,7 @@ class Extraction:
     column: str = _setting("instruction", "column of that dataset with the instruction")
     number: int = _setting(256, "instructions to measure on")
     pooling: Literal["last", "response"] = _setting(
-        "response", "states to contrast: last (the paper's), or response"
+        "last", "states to contrast: last (the paper's), or response"
     )
     method: Literal["pca", "mean_difference", "centred_pca"] = _setting(
         "pca", "pca, mean_difference or centred_pca"
@@ -67,7 +67,7 @@ class Filter:
     """Which instructions are kept, and which criteria they serve."""
 
     score: Literal["cosine", "dot", "standardized"] = _setting(
-        "cosine", "cosine, dot (the paper's) or standardized"
+        "standardized", "standardized (z-scores per criterion), cosine, or dot (the paper's)"
     )
     keep: float = _setting(
         0.8, "share of the instructions to keep, those with the highest score per criterion"
@@ -79,7 +79,9 @@ class Filter:
 class Tuning:
     """How control layers and strengths are chosen."""
 
-    reward: str | None = _setting(None, "reward model id; none: strengths are half and minus a quarter of the KL bound")
+    reward: str | None = _setting(
+        None, "reward model id; none: strengths are half and minus a quarter of the KL bound"
+    )
     instructions: int = _setting(100, "instructions the reward may see")
     samples: int = _setting(1, "answers per instruction and strength")
     strengths: tuple[float, ...] = _setting((0.05, 0.1, 0.15, 0.2, 0.3, 0.4), "absolute strengths to try")

@@ -62,7 +62,7 @@ def _headline(report: Figures) -> str:
     if accuracy["before"] is not None:
         text = (
             f"**From {accuracy['before']:.3f} to {accuracy['after']:.3f}** of the answers right on "
-            f"{accuracy['prompts']} held-out prompts ({accuracy['answers']} answers each)"
+            f"{accuracy['prompts']} held-out prompts ({accuracy['answers']} answers)"
         )
         ceiling = accuracy["system_prompt_ceiling"]
         text += (
