@@ -297,6 +297,4 @@ def _advance(rows: _Rows, chosen: Tensor, ended: set[int]) -> _Rows:
 
 def _end_ids(model: PreTrainedModel) -> set[int]:
     ends = unwrap(model).generation_config.eos_token_id
-    if ends is None:
-        return set()
-    return {ends} if isinstance(ends, int) else set(ends)
+    return {ends} if isinstance(ends, int) else set(ends or ())
