@@ -1,4 +1,4 @@
-"""The only change made to a model: one gated hook per steered block, installed once, inert unless a plan is active.
+"""The only change made to a model: one gated hook per block, installed once, inert unless a plan is active.
 
 The active plan is kept per thread, so that several threads can steer one model differently, and a copy of the
 model gets a state of its own.
@@ -7,31 +7,24 @@ model gets a state of its own.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
 
-from hf_icon2.blocks import Blocks, block_output, find_blocks, unwrap
+from hf_icon2.blocks import block_output, find_blocks, unwrap
 from hf_icon2.directions.vectors import DirectionVectors
 from hf_icon2.steering.plans import Plan, Steering, plan_steering
 
-_HOOKING = threading.Lock()  # two threads must not give one block two hooks
-
 
 class SteeringState:
-    """What the hooks of one model share: its default directions and, per thread, the active plan.
+    """What the hooks of one model share: its default directions and, per thread, the active plan."""
 
-    A block gets its hook when it is first steered: on a small model even an inert hook takes measurable time.
-    """
-
-    def __init__(self, blocks: Blocks, directions: DirectionVectors | None = None) -> None:
-        self.hidden_size = blocks.hidden_size
-        self.num_layers = len(blocks.layers)
+    def __init__(self, hidden_size: int, num_layers: int, directions: DirectionVectors | None = None) -> None:
+        self.hidden_size = hidden_size
+        self.num_layers = num_layers
         self.directions = directions
-        self._blocks = blocks
-        self._hooked: set[int] = set()
         self._local = threading.local()
 
     @property
@@ -42,21 +35,12 @@ class SteeringState:
     @contextmanager
     def active(self, plan: Plan | None) -> Iterator[None]:
         """Steers this thread's forward passes by `plan`; an outer plan is set aside and comes back."""
-        if plan is not None and not self._hooked.issuperset(plan.vectors):
-            self._hook(plan.vectors)
         outer = self.plan
         self._local.plan = plan
         try:
             yield
         finally:
             self._local.plan = outer
-
-    def _hook(self, layers: Iterable[int]) -> None:
-        with _HOOKING:
-            for layer in set(layers) - self._hooked:
-                # First in line, so that transformers' own recording of hidden states sees the steered stream.
-                self._blocks.layers[layer].register_forward_hook(_BlockHook(self, layer), prepend=True)
-                self._hooked.add(layer)
 
     def __getstate__(self) -> dict[str, Any]:
         # thread-local storage can be neither copied nor pickled, and a copy must not share it
@@ -115,7 +99,10 @@ def steering_state(model: nn.Module) -> SteeringState:
     if installed is not None:
         return installed
     blocks = find_blocks(model)
-    state = SteeringState(blocks)
+    state = SteeringState(blocks.hidden_size, len(blocks.layers))
+    for layer, block in enumerate(blocks.layers):
+        # First in line, so that transformers' own recording of hidden states sees the steered stream.
+        block.register_forward_hook(_BlockHook(state, layer), prepend=True)
     blocks.trunk.register_forward_pre_hook(_TrunkHook(state), with_kwargs=True)
     return state
 
