@@ -299,6 +299,24 @@ def test_compiled_passes_have_no_graph_break_and_no_recompile_per_strength(tiny_
     torch._dynamo.reset()
 
 
+def test_layers_steered_only_after_the_compile_are_steered_in_the_compiled_pass(tiny_model, random_directions):
+    """Dynamo guards no hooks: one added after the compile would be ignored without a word."""
+    model = tiny_model("llama", num_hidden_layers=3)
+    directions = random_directions(model, names=("honesty",)).with_control_layers({"honesty": [0]})
+    ids = torch.tensor(rows_of(7))
+    with steer(model, directions, {}):
+        pass
+    torch._dynamo.reset()
+    compiled = torch.compile(model, backend="eager")
+    with torch.no_grad():
+        with steer(model, directions, {"honesty": 1.0}):
+            compiled(ids, use_cache=False)
+        with steer(model, directions.with_control_layers({"honesty": [1, 2]}), {"honesty": 1.0}):
+            found, expected = compiled(ids, use_cache=False).logits, model(ids, use_cache=False).logits
+    torch.testing.assert_close(found, expected, atol=1e-3, rtol=1e-4)
+    torch._dynamo.reset()
+
+
 def test_a_compiled_model_can_be_given_to_steer(model, directions):
     compiled = torch.compile(model, backend="eager")
     with steer(compiled, directions, STEERING):
