@@ -18,7 +18,11 @@ def settings(tiny_llama, tiny_llama_dir, tiny_tokenizer, tmp_path_factory):
     criterion = Criterion("honesty", "You are honest.", "You are dishonest.")
     folder = tmp_path_factory.mktemp("directions")
     directions = extract_directions(
-        tiny_llama, tiny_tokenizer, ["What is the sky?", "Bake bread.", "Tell me."], [criterion], show_progress=False
+        tiny_llama,
+        tiny_tokenizer,
+        ["What is the sky?", "Bake bread.", "Tell me."],
+        [criterion],
+        show_progress=False,
     )
     directions.with_control_layers({"honesty": (1, 2)}).save_pretrained(folder)
     return {
@@ -91,7 +95,9 @@ def test_rows_train_in_trl_unchanged(settings, tiny_tokenizer, tmp_path) -> None
         str(tmp_path), use_cpu=True, bf16=False, report_to="none", max_steps=1, logging_steps=1,
         gradient_checkpointing=False,
     )  # fmt: skip
-    trainer = DPOTrainer(settings["model"], args=arguments, train_dataset=pairs, processing_class=tiny_tokenizer)
+    trainer = DPOTrainer(
+        settings["model"], args=arguments, train_dataset=pairs, processing_class=tiny_tokenizer
+    )
     trainer.train()
     assert trainer.state.log_history[0]["loss"] == pytest.approx(0.693147, abs=1e-4)
 
@@ -103,4 +109,10 @@ def test_model_and_directions_are_required(settings) -> None:
 
 def test_all_settings_are_in_the_config(settings) -> None:
     config = Icon2PreferenceBuilder(**settings).config
-    assert {item.name for item in dataclasses.fields(config)} >= {"model", "directions", "seed", "noise", "sampling"}
+    assert {item.name for item in dataclasses.fields(config)} >= {
+        "model",
+        "directions",
+        "seed",
+        "noise",
+        "sampling",
+    }

@@ -18,7 +18,9 @@ def total_variation(first: torch.Tensor, second: torch.Tensor) -> float:
 
 
 @pytest.mark.parametrize(("temperature", "top_p"), [(1.0, 1.0), (0.7, 1.0), (1.5, 0.9), (1.0, 0.6)])
-def test_argmax_of_warped_scores_plus_noise_has_the_warped_probabilities(temperature: float, top_p: float) -> None:
+def test_argmax_of_warped_scores_plus_noise_has_the_warped_probabilities(
+    temperature: float, top_p: float
+) -> None:
     """Total variation <= 0.01 from softmax(warped); 200,000 draws leave about 0.002 of sampling error."""
     scores = LOGITS[None]
     if temperature != 1:
@@ -33,7 +35,9 @@ def test_argmax_of_warped_scores_plus_noise_has_the_warped_probabilities(tempera
 def test_steps_of_one_row_are_as_independent_as_rows() -> None:
     """The same over 50,000 steps of a single seed, and neighbouring steps do not repeat each other's choice more
     often than chance: P(equal) = sum p^2."""
-    choices = torch.cat([(LOGITS + gumbel_noise([7], step, len(LOGITS))).argmax(-1) for step in range(50_000)])
+    choices = torch.cat(
+        [(LOGITS + gumbel_noise([7], step, len(LOGITS))).argmax(-1) for step in range(50_000)]
+    )
     target = LOGITS.softmax(-1)
     assert total_variation(frequencies(choices), target) <= 0.01
     repeats = float((choices[1:] == choices[:-1]).float().mean())
@@ -58,7 +62,9 @@ def test_noise_depends_on_seed_step_and_token_alone() -> None:
 def test_noise_is_the_same_tomorrow() -> None:
     """Literal values: a change here changes every dataset made with a seed."""
     assert row_seed(0, "a") == 6841154156042874738
-    assert gumbel_noise([12345], 6, 3)[0].tolist() == pytest.approx([1.501371, -0.679056, -0.481939], abs=1e-4)
+    assert gumbel_noise([12345], 6, 3)[0].tolist() == pytest.approx(
+        [1.501371, -0.679056, -0.481939], abs=1e-4
+    )
 
 
 def test_rows_get_different_seeds() -> None:

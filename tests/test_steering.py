@@ -299,7 +299,9 @@ def test_compiled_passes_have_no_graph_break_and_no_recompile_per_strength(tiny_
     torch._dynamo.reset()
 
 
-def test_layers_steered_only_after_the_compile_are_steered_in_the_compiled_pass(tiny_model, random_directions):
+def test_layers_steered_only_after_the_compile_are_steered_in_the_compiled_pass(
+    tiny_model, random_directions
+):
     """Dynamo guards no hooks: one added after the compile would be ignored without a word."""
     model = tiny_model("llama", num_hidden_layers=3)
     directions = random_directions(model, names=("honesty",)).with_control_layers({"honesty": [0]})
