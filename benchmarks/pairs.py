@@ -3,11 +3,11 @@
     python benchmarks/pairs.py --model mid --batch 8 --lengths equal
 
 Contenders answer the same 64 prompts of 64 token ids. All decode greedily, except the five samples, which have to be
-sampled, and the row that says so. With equal lengths a turn is one batch, with ragged ones all 64 prompts, since ours
-lets waiting prompts take the place of rows that have ended. There each answer ends after a drawn number of tokens:
-`generate` learns it through a stopping criterion that answers per row, ours through `limits`. Before times are looked
-at, tokens are compared: ours = two passes of our own, and repeng, which steers the whole prompt too, = two passes of
-our own that do so.
+sampled, and the row that says so. A turn is one batch, and 64 / batch turns cover the prompts; only ours answers all
+64 in a turn of ragged lengths, since waiting prompts take the place of rows that have ended. There each answer ends
+after a drawn number of tokens: `generate` learns it through a stopping criterion that answers per row, ours through
+`limits`. Before times are looked at, tokens are compared: ours = two passes of our own, and repeng, which steers the
+whole prompt too, = two passes of our own that do so.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from __future__ import annotations
 import argparse
 import json
 import random
-from collections.abc import Callable
+import statistics
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -238,35 +239,42 @@ def agreement(left: list[list[list[int]]], right: list[list[list[int]]]) -> floa
 
 
 def report(model: str, batch: int, lengths: str, samples: dict[str, list[Sample]], agreed: str) -> str:
-    counted = {name: runs[1:] for name, runs in samples.items()}
+    counted = {name: [_per_pair(name, run) for run in runs[1:]] for name, runs in samples.items()}
     mine = counted["ours"]
-    number = sum(len(run.result[0]) for run in mine)
     rows = []
     for name, runs in counted.items():
-        cpu = sum(run.cpu for run in runs)
-        identical = "–"
-        if name.startswith(("ours", "two", "repeng")):
-            kept = sum(a != b for run in runs for a, b in zip(*run.result, strict=True))
-            identical = f"{kept / cpu:.2f}"
-        by_round = protocol.ratios(mine, runs, "cpu")
+        kept = "–"
+        if name != "five samples" and model == "toy" and lengths == "equal":
+            pairs = [a != b for run in samples[name][1:] for a, b in zip(*run.result, strict=True)]
+            kept = f"{sum(pairs) / len(pairs) / _mean(run.cpu for run in runs):.2f}"
         rows.append(
             [
                 name,
-                protocol.spread([run.cpu for run in runs]),
-                protocol.spread([run.wall for run in runs]),
-                f"{number / cpu:.2f}",
-                identical,
-                f"{cpu / sum(run.cpu for run in mine):.2f}",
-                protocol.spread(by_round),
-                f"{sum(run.wall for run in runs) / sum(run.wall for run in mine):.2f}",
+                protocol.spread([1000 * run.cpu for run in runs], 0),
+                protocol.spread([1000 * run.wall for run in runs], 0),
+                f"{1 / _mean(run.cpu for run in runs):.2f}",
+                kept,
+                f"{_mean(run.cpu for run in runs) / _mean(run.cpu for run in mine):.2f}",
+                protocol.spread(protocol.ratios(mine, runs, "cpu")),
+                f"{_mean(run.wall for run in runs) / _mean(run.wall for run in mine):.2f}",
             ]
         )
-    header = ["contender", "CPU s per turn", "wall s", "pairs / CPU s", "kept / CPU s"]
-    header += ["CPU / ours (total)", "by round", "wall / ours (total)"]
+    header = ["contender", "CPU ms / pair", "wall ms / pair", "pairs / CPU s", "kept / CPU s"]
+    header += ["CPU / ours", "by round", "wall / ours"]
     goal = TARGETS[lengths]
     aims = f"aim: repeng ≥ {goal[0]}, five samples ≥ {goal[1]}"
     title = f"### Pairs, `{model}`, batch {batch}, {lengths} lengths ({aims})"
     return f"{title}\n\n{agreed}\n\n{protocol.table(header, rows)}"
+
+
+def _per_pair(name: str, run: Sample) -> Sample:
+    """One turn's times, per prompt answered."""
+    prompts = len(run.result[0]) // (5 if name == "five samples" else 1)
+    return Sample(run.wall / prompts, run.cpu / prompts, run.extra_mb, None)
+
+
+def _mean(values: Iterable[float]) -> float:
+    return statistics.fmean(values)
 
 
 def main() -> None:
@@ -285,8 +293,9 @@ def main() -> None:
     folder = protocol.mid_folder() if args.model == "mid" else protocol.toy_folder()
     prompts = make_prompts(args.model, folder)
 
-    def command(_worker: Worker | None, turn: int) -> dict[str, object]:
-        first, number = (0, PROMPTS) if args.lengths == "ragged" and turn else (turn * args.batch, args.batch)
+    def command(worker: Worker | None, turn: int) -> dict[str, object]:
+        whole = args.lengths == "ragged" and turn and worker is not None and worker.name.startswith("ours")
+        first, number = (0, PROMPTS) if whole else (turn * args.batch, args.batch)
         rows = [row % PROMPTS for row in range(first, first + number)]
         batch = {"lengths": args.lengths, "batch": args.batch}
         return {"prompts": [prompts[row] for row in rows], "rows": rows, **batch}
