@@ -217,7 +217,7 @@ def test_without_a_truth_table_objects_hold_null_and_the_page_says_so(finished_r
     assert "There is no truth table for this model" in text
     assert "accuracies are null" in text
     assert "accuracy.png" not in text
-    assert "strengths were not tuned" in text
+    assert "No reward was given: the strengths are half and minus a quarter of the maximum" in text
 
 
 def test_a_reward_model_gives_mean_rewards_in_place_of_accuracy(finished_run):
