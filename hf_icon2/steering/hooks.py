@@ -80,7 +80,7 @@ class _BlockHook:
 
     def __call__(self, _module: nn.Module, _args: object, output: Any) -> Any:  # noqa: ANN401
         plan = self.state.plan
-        if plan is None:
+        if plan is None or self.layer not in plan.vectors:
             return None
         hidden = block_output(output)
         steered: Tensor = plan.add(self.layer, hidden)

@@ -89,14 +89,11 @@ class Plan:
 
     def _buffer(self, layer: int, hidden: Tensor) -> Tensor:
         """The vectors of a layer as (B or 1, 1, D), like `hidden`; beams and returned sequences repeat each row."""
-        rows = hidden.shape[0]
+        rows = len(hidden)
         buffer = self._buffers.get(layer)
-        if (
-            buffer is not None
-            and buffer.shape[0] in (1, rows)
-            and (buffer.device, buffer.dtype) == (hidden.device, hidden.dtype)
-        ):
-            return buffer
+        if buffer is not None and len(buffer) in (1, rows):
+            if buffer.dtype == hidden.dtype and buffer.device == hidden.device:
+                return buffer
         vectors = self.vectors[layer]
         if len(vectors) > 1 and rows != len(vectors):
             if rows % len(vectors):
