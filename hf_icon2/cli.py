@@ -11,6 +11,7 @@ import sys
 import typing
 import warnings
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ COMMANDS = {
     "train": "DPO on the pairs",
     "evaluate": "measure before and after",
 }
-
+TOOLS: tuple[str, ...] = ()  # modules of hf_icon2.commands, each a command of its own
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command; returns the exit status: 0 done, 1 failed with a sentence, 130 interrupted."""
@@ -35,24 +36,31 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     _quiet_libraries()
     try:
-        recipe = _recipe(arguments)
-        from hf_icon2.pipeline.run import run_recipe
-
-        until = None if arguments.command == "run" else arguments.command
-        result = run_recipe(recipe, arguments.output, until=until)
+        result = arguments.run(arguments)
     except KeyboardInterrupt:
-        print(
-            f"\ninterrupted; finished work is in {arguments.output}, the same command goes on",
-            file=sys.stderr,
-        )
+        print(f"\ninterrupted{_go_on(arguments)}", file=sys.stderr)
         return 130
     except (OSError, ValueError, TypeError, ImportError) as error:
-        begun = isinstance(error, OSError) and (arguments.output / "recipe.json").is_file()
-        after = f"; finished work is in {arguments.output}, the same command goes on" if begun else ""
+        after = _go_on(arguments) if isinstance(error, OSError) else ""
         print(f"error: {error}{after}", file=sys.stderr)
         return 1
     print(result)
     return 0
+
+
+def _run_recipe(arguments: argparse.Namespace) -> object:
+    recipe = _recipe(arguments)
+    from hf_icon2.pipeline.run import run_recipe
+
+    until = None if arguments.command == "run" else arguments.command
+    return run_recipe(recipe, arguments.output, until=until)
+
+
+def _go_on(arguments: argparse.Namespace) -> str:
+    """Where the finished work of a run lies, if there is any."""
+    if arguments.run is not _run_recipe or not (arguments.output / "recipe.json").is_file():
+        return ""
+    return f"; finished work is in {arguments.output}, the same command goes on"
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -72,9 +80,17 @@ def _parser() -> argparse.ArgumentParser:
             "--output", type=Path, required=True, help="folder of the run; made, or taken up"
         )
         command.add_argument("--config", type=Path, help="recipe (.yaml or .json); flags win over it")
+        command.set_defaults(run=_run_recipe)
         _add_flags(command, Recipe, "")
         for section, kind in sections().items():
             _add_flags(command.add_argument_group(section), kind, f"{section}.")
+    for name in TOOLS:
+        tool = import_module(f"hf_icon2.commands.{name}")
+        command = commands.add_parser(
+            name, help=tool.SUMMARY, description=f"{tool.SUMMARY.capitalize()}.", allow_abbrev=False
+        )
+        command.set_defaults(run=tool.run)
+        tool.add_arguments(command)
     return parser
 
 
@@ -120,7 +136,7 @@ def _truth(text: str) -> bool:
 def _recipe(arguments: argparse.Namespace) -> Recipe:
     """Flags over the recipe file; without one over the folder's own recipe, or the quickstart's in a new folder."""
     given = {
-        name: value for name, value in vars(arguments).items() if name not in ("command", "output", "config")
+        name: value for name, value in vars(arguments).items() if name not in ("command", "run", "output", "config")
     }
     record = arguments.output / "recipe.json"
     if arguments.config:

@@ -34,7 +34,9 @@ ROOMS = set(MAY_IMPORT)
 MAY_IMPORT |= {
     "recipe": {"criteria"},
     "pipeline": ROOMS | {"recipe"},
-    "cli": ROOMS | {"recipe", "pipeline"},
+    "commands": ROOMS | {"recipe", "pipeline", "playground"},
+    "playground": ROOMS,
+    "cli": ROOMS | {"recipe", "pipeline", "commands"},
     "__main__": {"cli"},
 }
 
@@ -45,6 +47,8 @@ ONLY_IN = {
     "peft": {"trainers", "directions/export"},
     "datasets": {"synthesis", "trainers", "pipeline"},
     "matplotlib": {"evaluation/plots"},
+    "gguf": {"directions/gguf_files"},
+    "gradio": {"playground"},
 }
 # Loaded by `import hf_icon2` or `hf-icon2 --help`, or promised to be readable without torch.
 WITHOUT_TORCH = {"__init__", "__main__", "cli", "criteria", "recipe", "directions/config"}

@@ -91,9 +91,13 @@ class Plan:
         """The vectors of a layer as (B or 1, 1, D), like `hidden`; beams and returned sequences repeat each row."""
         rows = len(hidden)
         buffer = self._buffers.get(layer)
-        if buffer is not None and len(buffer) in (1, rows):
-            if buffer.dtype == hidden.dtype and buffer.device == hidden.device:
-                return buffer
+        if (
+            buffer is not None
+            and len(buffer) in (1, rows)
+            and buffer.dtype == hidden.dtype
+            and buffer.device == hidden.device
+        ):
+            return buffer
         vectors = self.vectors[layer]
         if len(vectors) > 1 and rows != len(vectors):
             if rows % len(vectors):
