@@ -30,6 +30,7 @@ COMMANDS = {
 }
 TOOLS: tuple[str, ...] = ()  # modules of hf_icon2.commands, each a command of its own
 
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command; returns the exit status: 0 done, 1 failed with a sentence, 130 interrupted."""
     arguments = _parser().parse_args(argv)
@@ -136,7 +137,9 @@ def _truth(text: str) -> bool:
 def _recipe(arguments: argparse.Namespace) -> Recipe:
     """Flags over the recipe file; without one over the folder's own recipe, or the quickstart's in a new folder."""
     given = {
-        name: value for name, value in vars(arguments).items() if name not in ("command", "run", "output", "config")
+        name: value
+        for name, value in vars(arguments).items()
+        if name not in ("command", "run", "output", "config")
     }
     record = arguments.output / "recipe.json"
     if arguments.config:
