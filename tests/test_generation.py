@@ -23,15 +23,16 @@ def prompts_of(*lengths, seed=3):
     return [torch.randint(6, 300, (length,), generator=generator).tolist() for length in lengths]
 
 
-def by_hand(model, directions, prompt, steering):
+def by_hand(model, directions, prompt, steering, *, everywhere=False):
     """Greedy decoding of one prompt without cache or padding; hooks written here steer from its last token on."""
+    start = 0 if everywhere else len(prompt) - 1
 
     def adder(layer):
         def hook(_module, _args, output):
             output = output.clone()
             for name, strength in (steering or {}).items():
                 if layer in directions.config.control_layers[name]:
-                    output[:, len(prompt) - 1 :] += strength * directions.at(name, layer)
+                    output[:, start:] += strength * directions.at(name, layer)
             return output
 
         return hook
@@ -114,6 +115,27 @@ def expected(plain, directions, prompts):
 def test_a_padded_batch_with_one_steering_per_row_equals_the_loop_by_hand(model, prompts, expected, kwargs):
     assert generate(model, prompts, steering=STEERINGS, **kwargs) == expected
     assert len({tuple(answer) for answer in expected}) == 3
+
+
+@pytest.mark.parametrize("through", ["mixin", "custom_generate", "steer"])
+def test_all_positions_steers_the_prompt_as_well(tiny_model, plain, model, directions, prompts, through):
+    """One row's steering is given to all rows of a left-padded batch: `steer` takes it in the same words."""
+    expected = [by_hand(plain, directions, prompt, STEERING, everywhere=True) for prompt in prompts]
+    if through == "mixin":
+        found = generate(model, prompts, steering=STEERING, positions="all")
+    elif through == "custom_generate":
+        arguments = {"directions": directions, "steering": STEERING, "positions": "all"}
+        found = generate(tiny_model("llama"), prompts, custom_generate=steered_generate, **arguments)
+    else:
+        with steer(model, directions, STEERING):
+            found = generate(model, prompts)
+    assert found == expected
+    assert found != [by_hand(plain, directions, prompt, STEERING) for prompt in prompts]
+
+
+def test_positions_that_do_not_exist_are_refused(model, prompts):
+    with pytest.raises(ValueError, match="positions is 'prompt'; allowed: last, all"):
+        generate(model, prompts, steering=STEERING, positions="prompt")
 
 
 @pytest.mark.parametrize("copies", [2, 3])

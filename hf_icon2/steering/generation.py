@@ -2,37 +2,48 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 from torch import Tensor, nn
 from transformers import GenerationMixin
 from transformers.generation.utils import GENERATION_MODES_MAPPING
 
 from hf_icon2.blocks import unwrap
+from hf_icon2.directions.config import check_choice
 from hf_icon2.directions.vectors import DirectionVectors
 from hf_icon2.steering.hooks import installed_state, steering_state
 from hf_icon2.steering.plans import Plan, Steering, plan_steering
 
 Model = TypeVar("Model", bound=nn.Module)
+Positions = Literal["last", "all"]
+"""The last prompt token and what follows, or every real token, as exported directions do."""
 
 
 class Icon2GenerationMixin(GenerationMixin):
     """Gives `generate` a `steering` argument; put on a model by `make_steerable`."""
 
-    def generate(self, *args: Any, steering: Steering | None = None, **kwargs: Any) -> Any:  # noqa: ANN401
+    def generate(
+        self,
+        *args: Any,  # noqa: ANN401
+        steering: Steering | None = None,
+        positions: Positions = "last",
+        **kwargs: Any,  # noqa: ANN401
+    ) -> Any:  # noqa: ANN401
         """Transformers' `generate`, steered from the last prompt token on.
 
         Args:
             *args: As for `GenerationMixin.generate`.
             steering: Strength per criterion, like `{"honesty": 0.1}`, or one such mapping (or None) per prompt.
                 If not given, `steering` is read from `generation_config`.
+            positions: `"all"` steers the prompt too, to compare with exports, which can do nothing else.
             **kwargs: As for `GenerationMixin.generate`.
 
         Raises:
             ValueError: For an unknown criterion or the wrong number of rows, before the model runs.
         """
         if kwargs.get("directions") is not None:  # custom_generate=steered_generate brings its own
-            return super().generate(*args, steering=steering, **kwargs)  # type: ignore[misc]
+            brought = {} if positions == "last" else {"positions": positions}
+            return super().generate(*args, steering=steering, **brought, **kwargs)  # type: ignore[misc]
         given = args[1] if len(args) > 1 else kwargs.get("generation_config")
         config = given or self.generation_config
         if steering is None:
@@ -45,7 +56,7 @@ class Icon2GenerationMixin(GenerationMixin):
             )
         state = steering_state(self)  # type: ignore[arg-type]
         rows, columns = _prompt_shape(args, kwargs)
-        plan = plan_steering(_directions(self), steering, start=columns - 1, masked=False, rows=rows)
+        plan = plan_steering(_directions(self), steering, rows=rows, **_reach(positions, columns))
         with state.active(plan):
             return super().generate(*args, **kwargs)  # type: ignore[misc]
 
@@ -91,6 +102,7 @@ def steered_generate(
     directions: DirectionVectors | None = None,
     steering: Steering | None = None,
     streamer: Any = None,  # noqa: ANN401
+    positions: Positions = "last",
     **model_kwargs: Any,  # noqa: ANN401
 ) -> Any:  # noqa: ANN401
     """For `model.generate(**inputs, custom_generate=steered_generate, directions=..., steering=...)`.
@@ -107,6 +119,7 @@ def steered_generate(
         directions: Measured on this model; those of `make_steerable` if not given.
         steering: Strength per criterion, or a list with one entry per prompt.
         streamer: Optional, see above.
+        positions: See `Icon2GenerationMixin.generate`.
         **model_kwargs: Given by transformers.
     """
     if steering is None:
@@ -129,8 +142,7 @@ def steered_generate(
     directions.check_model(state.hidden_size, state.num_layers)
     copies = max(generation_config.num_beams or 1, generation_config.num_return_sequences or 1)
     prompts = input_ids.shape[0] // copies
-    start = input_ids.shape[1] - 1
-    plan = plan_steering(directions, steering, start=start, masked=False, rows=prompts)
+    plan = plan_steering(directions, steering, rows=prompts, **_reach(positions, input_ids.shape[1]))
     with state.active(plan):
         return decode(model, input_ids, **arguments)
 
@@ -140,6 +152,12 @@ def _directions(model: Any) -> DirectionVectors:  # noqa: ANN401
     if state is None or state.directions is None:
         raise ValueError("this model has no directions; call make_steerable(model, directions) first")
     return state.directions
+
+
+def _reach(positions: Positions, columns: int) -> dict[str, Any]:
+    """Where a `Plan` starts in a sequence with so many prompt columns, and whether padding must be told apart."""
+    check_choice("positions", positions, get_args(Positions))
+    return {"start": None, "masked": True} if positions == "all" else {"start": columns - 1, "masked": False}
 
 
 def _prompt_shape(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[int, int]:

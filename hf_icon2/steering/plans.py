@@ -57,8 +57,8 @@ class Plan:
         if self.masked and attention_mask is not None:
             if not isinstance(attention_mask, Tensor) or attention_mask.dim() != 2:
                 raise ValueError(
-                    "inside steer() a pass needs a 2-D attention mask, by which padding is left alone; to "
-                    "generate with a static cache use make_steerable() and generate(steering=...)"
+                    "inside steer() and with positions='all' a pass needs a 2-D attention mask, by which padding "
+                    "is left alone; with a static cache use make_steerable() and generate(steering=...)"
                 )
             self.mask = attention_mask[:, -tokens:]
 
