@@ -388,6 +388,8 @@ def test_saving_keeps_architecture_class_and_weights(model, directions, tmp_path
         ({"honesty": "much"}, TypeError, "strength of 'honesty' must be a number, got 'much'"),
         ({"honesty": True}, TypeError, "strength of 'honesty' must be a number, got True"),
         ({"honesty": float("nan")}, ValueError, "strength of 'honesty' must be finite, got nan"),
+        ({"honesty": 10**400}, ValueError, "strength of 'honesty' must be finite, got 1000"),
+        ({"honesty": -1e39}, ValueError, r"strength of 'honesty' must be finite, got -1e\+39"),
         ("honesty", TypeError, "steering must map criteria to strengths, like"),
         (0.5, TypeError, "or list one such mapping per row; got 0.5"),
         (["honesty"], TypeError, "a row's steering must map criteria to strengths, got 'honesty'"),

@@ -271,6 +271,12 @@ class DirectionVectors:
                 (Path(folder) / "README.md").unlink()  # beside a model: its own card stays
             return str(api.upload_folder(repo_id=repo.repo_id, folder_path=folder, **upload).commit_url)
 
+    def attach_to(self, model_dir: str | os.PathLike[str]) -> Path:
+        """Saves these directions beside a model, to be steered by when loaded or served; see `attachment.attach`."""
+        from hf_icon2.directions.attachment import attach
+
+        return attach(self, Path(model_dir))
+
     # private
 
     def _row(self, name: str) -> int:

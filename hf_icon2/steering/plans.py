@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Mapping, Sequence
 
@@ -14,6 +13,8 @@ from hf_icon2.directions.vectors import DirectionVectors
 RowSteering = Mapping[str, float]
 Steering = RowSteering | Sequence[RowSteering | None]
 """Strength per criterion for all rows, or one such mapping (or None) per row."""
+
+_LARGEST = torch.finfo(torch.float32).max
 
 
 class Plan:
@@ -159,7 +160,7 @@ def check_steering(directions: DirectionVectors, steering: RowSteering | None) -
             )
         if isinstance(strength, bool) or not isinstance(strength, (int, float)):
             raise TypeError(f"strength of {name!r} must be a number, got {strength!r}")
-        if not math.isfinite(strength):
+        if not abs(strength) <= _LARGEST:  # catches NaN and whole numbers of any size as well
             raise ValueError(f"strength of {name!r} must be finite, got {strength}")
         limits = directions.config.strengths.get(name)
         if limits is not None and limits.maximum is not None and abs(strength) > limits.maximum * (1 + 1e-9):
