@@ -22,9 +22,14 @@ _HOME = {
     "Icon2PreferenceBuilder": "synthesis.icon2_preferences",
     "Icon2PreferenceConfig": "synthesis.icon2_preferences",
     "Recipe": "recipe",
+    "export_gguf": "interchange.gguf_files",
+    "export_lm_eval": "interchange.lm_eval_file",
+    "export_peft": "interchange.peft_adapter",
     "extract_directions": "directions.extraction",
     "filter_instructions": "synthesis.consistency",
     "generate_pairs": "synthesis.pairs",
+    "import_gguf": "interchange.imported",
+    "import_repeng": "interchange.imported",
     "make_steerable": "steering.generation",
     "run_recipe": "pipeline.run",
     "score_consistency": "synthesis.consistency",
@@ -40,6 +45,11 @@ if TYPE_CHECKING:
     from hf_icon2.directions.config import DirectionVectorConfig as DirectionVectorConfig
     from hf_icon2.directions.extraction import extract_directions as extract_directions
     from hf_icon2.directions.vectors import DirectionVectors as DirectionVectors
+    from hf_icon2.interchange.gguf_files import export_gguf as export_gguf
+    from hf_icon2.interchange.imported import import_gguf as import_gguf
+    from hf_icon2.interchange.imported import import_repeng as import_repeng
+    from hf_icon2.interchange.lm_eval_file import export_lm_eval as export_lm_eval
+    from hf_icon2.interchange.peft_adapter import export_peft as export_peft
     from hf_icon2.pipeline.run import run_recipe as run_recipe
     from hf_icon2.recipe import Recipe as Recipe
     from hf_icon2.steering.generation import Icon2GenerationMixin as Icon2GenerationMixin
@@ -59,7 +69,7 @@ if TYPE_CHECKING:
 
 __all__ = sorted(["__version__", *_HOME])
 
-_EXTRA_OF = {"trl": "train", "accelerate": "train", "peft": "peft", "matplotlib": "report"}
+_EXTRA_OF = {"trl": "train", "accelerate": "train", "peft": "peft", "gguf": "gguf", "matplotlib": "report"}
 
 
 def __getattr__(name: str) -> object:

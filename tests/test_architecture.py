@@ -24,6 +24,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "prompts": {"criteria"},
     "directions": GROUND,
     "steering": GROUND | {"directions"},
+    "interchange": GROUND | {"directions", "steering"},
     "synthesis": GROUND | {"directions", "steering"},
     "trainers": {"cards"},
     "judges": set(),
@@ -44,10 +45,10 @@ MAY_IMPORT |= {
 ONLY_IN = {
     "trl": {"trainers"},
     "accelerate": {"trainers"},
-    "peft": {"trainers", "directions/export"},
+    "peft": {"trainers", "interchange/peft_adapter"},
     "datasets": {"synthesis", "trainers", "pipeline"},
     "matplotlib": {"evaluation/plots"},
-    "gguf": {"directions/gguf_files"},
+    "gguf": {"interchange/gguf_files"},
     "gradio": {"playground"},
 }
 # Loaded by `import hf_icon2` or `hf-icon2 --help`, or promised to be readable without torch.

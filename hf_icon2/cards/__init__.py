@@ -52,6 +52,28 @@ def directions_card(config: DirectionVectorConfig) -> str:
     )
 
 
+def adapter_card(base_model: str | None, record: Mapping[str, str], modules: Sequence[str]) -> str:
+    """The card of a PEFT adapter that adds a fixed steering: what it adds, where, and what it is not.
+
+    Args:
+        base_model: Id or path of the model it belongs to.
+        record: `steering`, `directions_sha256` and what else `hf_icon2.interchange` says of an export.
+        modules: Names of the linear layers that get a bias.
+    """
+    data = ModelCardData(
+        base_model=base_model if base_model and "/" in base_model.strip("/") else None,
+        library_name="peft",
+        pipeline_tag="text-generation",
+        tags=["activation-steering", "direction-vectors", "icon2", "beft"],
+    )
+    text = template("steering_adapter")
+    return str(
+        ModelCard.from_template(
+            data, template_str=text, base_model=base_model, record=record, modules=modules
+        )
+    )
+
+
 def _evidence_row(config: DirectionVectorConfig, name: str) -> dict[str, object]:
     """One line of the card's table: means over the criterion's control layers."""
     record, layers = config.evidence.get(name, {}), config.control_layers[name]
@@ -64,7 +86,7 @@ def _evidence_row(config: DirectionVectorConfig, name: str) -> dict[str, object]
     return {
         "name": name,
         "layers": ", ".join(map(str, layers)),
-        "pooling": config.pooling[name],
+        "pooling": config.pooling.get(name, "unknown"),
         "strengths": config.strengths.get(name),
         "accuracy": mean("held_out_accuracy"),
         "control": mean("random_accuracy"),

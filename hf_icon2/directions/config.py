@@ -49,13 +49,17 @@ class DirectionVectorConfig:
         strengths: Per criterion, recommended strengths.
         pooling: Per criterion, the token states the contrast was read from.
         method: How the direction is found in the contrasts.
-        scale: Norm of the stored vectors: mean residual norm at the layer, mean contrast norm, or 1.
+        scale: Norm of the stored vectors: mean residual norm at the layer, mean contrast norm, or 1; None for
+            imported vectors that kept the norm they came with.
         residual_norms: Mean norm of the residual stream per layer, (L,).
         contrast_norms: Per criterion, norm of the mean contrast per layer, (L,).
         instructions: `number` and `fingerprint` (SHA-256) of the instructions measured on.
         chat_template_sha256: Fingerprint of the chat template.
         evidence: Per criterion, held-out accuracy, split-half cosine and random control per layer.
         versions: Library versions used.
+        imported: What another library's file or object said of these vectors; empty if measured here. Only
+            imported vectors may lack what the file did not say: method, scale and template are then None, and
+            pooling, norms and instructions empty.
         format_version: Version of this file format.
     """
 
@@ -66,22 +70,23 @@ class DirectionVectorConfig:
     criteria: tuple[Criterion, ...]
     control_layers: Mapping[str, tuple[int, ...]]
     pooling: Mapping[str, Pooling]
-    method: Method
-    scale: Scale
+    method: Method | None
+    scale: Scale | None
     residual_norms: tuple[float, ...]
     contrast_norms: Mapping[str, tuple[float, ...]]
     instructions: Mapping[str, Any]
-    chat_template_sha256: str
+    chat_template_sha256: str | None
     base_model_revision: str | None = None
     strengths: Mapping[str, StrengthRange] = field(default_factory=dict)
     evidence: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
+    imported: Mapping[str, Any] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
 
     def __post_init__(self) -> None:
         names = list(named(self.criteria))
-        check_choice("method", self.method, get_args(Method))
-        check_choice("scale", self.scale, get_args(Scale))
+        self._check_known("method", self.method, get_args(Method))
+        self._check_known("scale", self.scale, get_args(Scale))
         if list(self.layers) != sorted(set(self.layers)) or not self.layers:
             raise ValueError(f"layers must be ascending and unique, got {self.layers}")
         if not 0 <= self.layers[0] <= self.layers[-1] < self.num_layers:
@@ -93,7 +98,11 @@ class DirectionVectorConfig:
                     f"control layers of {name!r} are {self.control_layers.get(name)}; choose at least one "
                     f"out of {self.layers}"
                 )
-            check_choice(f"pooling of {name!r}", self.pooling.get(name), get_args(Pooling))
+            self._check_known(f"pooling of {name!r}", self.pooling.get(name), get_args(Pooling))
+
+    def _check_known(self, what: str, value: object, allowed: tuple[str, ...]) -> None:
+        if value is not None or not self.imported:
+            check_choice(what, value, allowed)
 
     @property
     def names(self) -> tuple[str, ...]:

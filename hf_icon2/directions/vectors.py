@@ -136,7 +136,8 @@ class DirectionVectors:
                     f"these directions were measured on {source} with {what} {ours}, this model has "
                     f"{theirs}; extract directions for this model"
                 )
-        if tokenizer is not None and template_fingerprint(tokenizer) != config.chat_template_sha256:
+        template = config.chat_template_sha256  # None: imported, and not known
+        if tokenizer is not None and template not in (None, template_fingerprint(tokenizer)):
             raise ValueError(
                 f"these directions were measured on {source} under another chat template than this "
                 "tokenizer's; use the tokenizer they were extracted with, or extract again"
@@ -292,7 +293,12 @@ class DirectionVectors:
 
 def scale_norms(config: DirectionVectorConfig) -> Tensor:
     """The norm each direction has under the record's scale, (C, L)."""
-    if config.scale == "contrast":
-        return torch.tensor([config.contrast_norms[name] for name in config.names])
-    row = config.residual_norms if config.scale == "residual" else (1.0,) * len(config.layers)
-    return torch.tensor([row] * len(config.criteria))
+    of_layers = (1.0,) * len(config.layers) if config.scale == "unit" else config.residual_norms
+    rows = [
+        config.contrast_norms.get(name) if config.scale == "contrast" else of_layers for name in config.names
+    ]
+    if not all(rows):
+        raise ValueError(
+            f"these directions are imported, their {config.scale} norms unknown; use scale 'unit'"
+        )
+    return torch.tensor(rows)

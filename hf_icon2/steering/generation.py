@@ -42,7 +42,7 @@ class Icon2GenerationMixin(GenerationMixin):
             ValueError: For an unknown criterion or the wrong number of rows, before the model runs.
         """
         if kwargs.get("directions") is not None:  # custom_generate=steered_generate brings its own
-            brought = {} if positions == "last" else {"positions": positions}
+            brought: dict[str, Any] = {} if positions == "last" else {"positions": positions}
             return super().generate(*args, steering=steering, **brought, **kwargs)  # type: ignore[misc]
         given = args[1] if len(args) > 1 else kwargs.get("generation_config")
         config = given or self.generation_config

@@ -5,13 +5,14 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
 from hf_icon2.blocks import Blocks, find_blocks, read_states, unwrap
-from hf_icon2.directions.vectors import DirectionVectors
+from hf_icon2.directions.vectors import DirectionVectors, scale_norms
 from hf_icon2.prompts import pad_batch
 from hf_icon2.steering.hooks import installed_state
 
@@ -58,7 +59,7 @@ def response_projections(
     config, blocks = directions.config, find_blocks(model)
     layers = sorted({layer for name in set(criteria) for layer in config.control_layers[name]})
     places = [config.layers.index(layer) for layer in layers]
-    norms = torch.tensor(config.residual_norms)[places, None]
+    norms = scale_norms(replace(config, scale="residual"))[0, places, None]
     units = dict(zip(directions.names, directions.unit()[:, places] / norms, strict=True))  # name -> (L, D)
     weights = {name: _controlled(layers, config.control_layers[name]) for name in set(criteria)}
     result = torch.empty(len(rows))
