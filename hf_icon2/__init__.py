@@ -69,7 +69,7 @@ if TYPE_CHECKING:
 
 __all__ = sorted(["__version__", *_HOME])
 
-_EXTRA_OF = {"trl": "train", "accelerate": "train", "peft": "peft", "gguf": "gguf", "matplotlib": "report"}
+_EXTRA_OF = {"trl": "train", "accelerate": "train", "peft": "peft", "matplotlib": "report"}
 
 
 def __getattr__(name: str) -> object:

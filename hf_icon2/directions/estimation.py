@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from hf_icon2.directions.config import Method
+from hf_icon2.directions.config import DirectionVectorConfig, Method
 
 Finder = Callable[[Tensor], Tensor]
 """Maps contrasts (N, L, D) to unit directions (L, D)."""
@@ -83,6 +83,19 @@ def evidence(contrasts: Tensor, finder: Finder, *, seed: int = 0) -> dict[str, l
         "random_accuracy": _crossed_accuracy(halves, chance),
         "split_half_cosine": [round(float(value), 4) for value in (found[0] * found[1]).sum(-1)],
     }
+
+
+def scale_norms(config: DirectionVectorConfig) -> Tensor:
+    """The norm each direction has under the record's scale, (C, L)."""
+    of_layers = (1.0,) * len(config.layers) if config.scale == "unit" else config.residual_norms
+    rows = [
+        config.contrast_norms.get(name) if config.scale == "contrast" else of_layers for name in config.names
+    ]
+    if not all(rows):
+        raise ValueError(
+            f"these directions are imported, their {config.scale} norms unknown; use scale 'unit'"
+        )
+    return torch.tensor(rows)
 
 
 def _crossed_accuracy(halves: tuple[Tensor, Tensor], directions: list[Tensor]) -> list[float]:

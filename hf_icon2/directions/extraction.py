@@ -23,9 +23,9 @@ from transformers import PreTrainedModel
 from hf_icon2.blocks import Blocks, evaluating, find_blocks, read_states, unwrap
 from hf_icon2.criteria import DEFAULT_CRITERIA, Criterion, named
 from hf_icon2.directions.config import DirectionVectorConfig, Method, Pooling, Scale, check_choice
-from hf_icon2.directions.estimation import FINDERS, evidence
+from hf_icon2.directions.estimation import FINDERS, evidence, scale_norms
 from hf_icon2.directions.prefix import Prefix, shared_prefix
-from hf_icon2.directions.vectors import DirectionVectors, scale_norms
+from hf_icon2.directions.vectors import DirectionVectors
 from hf_icon2.prompts import (
     Instruction,
     encode_prompt,

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from hf_icon2.directions.config import CONFIG_NAME, DirectionVectorConfig, Scale, StrengthRange
+from hf_icon2.directions.estimation import scale_norms
 from hf_icon2.directions.files import find_folder, read_tensor, write_tensor
 from hf_icon2.prompts import template_fingerprint
 from hf_icon2.storage import write_atomic
@@ -289,16 +290,3 @@ class DirectionVectors:
             if name not in self.names:
                 known = ", ".join(self.names)
                 raise ValueError(f"unknown criterion {name!r}; these directions have: {known}")
-
-
-def scale_norms(config: DirectionVectorConfig) -> Tensor:
-    """The norm each direction has under the record's scale, (C, L)."""
-    of_layers = (1.0,) * len(config.layers) if config.scale == "unit" else config.residual_norms
-    rows = [
-        config.contrast_norms.get(name) if config.scale == "contrast" else of_layers for name in config.names
-    ]
-    if not all(rows):
-        raise ValueError(
-            f"these directions are imported, their {config.scale} norms unknown; use scale 'unit'"
-        )
-    return torch.tensor(rows)

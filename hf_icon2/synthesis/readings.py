@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from hf_icon2.blocks import Blocks, find_blocks, read_states, unwrap
-from hf_icon2.directions.vectors import DirectionVectors, scale_norms
+from hf_icon2.directions.estimation import scale_norms
+from hf_icon2.directions.vectors import DirectionVectors
 from hf_icon2.prompts import pad_batch
 from hf_icon2.steering.hooks import installed_state
 
