@@ -201,6 +201,51 @@ def random_directions() -> Callable[..., "DirectionVectors"]:
     return build_directions
 
 
+def greedy_by_hand(
+    model: PreTrainedModel,
+    directions: "DirectionVectors",
+    prompt: list[int],
+    steering: dict[str, float] | None,
+    *,
+    new: int = 8,
+    start: int | None = None,
+) -> list[int]:
+    """Greedy decoding of one prompt without cache, padding or early end, under hooks written here.
+
+    They steer from column `start` on, by default from the last prompt token.
+    """
+    start = len(prompt) - 1 if start is None else start
+
+    def adder(layer: int) -> Callable[..., torch.Tensor]:
+        def hook(_module: object, _args: object, output: torch.Tensor) -> torch.Tensor:
+            output = output.clone()
+            for name, strength in (steering or {}).items():
+                if layer in directions.config.control_layers[name]:
+                    output[:, start:] += (strength * directions.at(name, layer)).to(output.dtype)
+            return output
+
+        return hook
+
+    handles = [block.register_forward_hook(adder(layer)) for layer, block in enumerate(model.model.layers)]
+    ids = list(prompt)
+    try:
+        with torch.no_grad():
+            for _ in range(new):
+                scores = model(torch.tensor([ids]), use_cache=False).logits[0, -1]
+                scores[SPECIAL_IDS["eos_token_id"]] = -torch.inf
+                ids.append(int(scores.argmax()))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return ids[len(prompt) :]
+
+
+@pytest.fixture(scope="session")
+def by_hand() -> Callable[..., list[int]]:
+    """The oracle of steered generation, for a Llama that the library never touched: see `greedy_by_hand`."""
+    return greedy_by_hand
+
+
 @pytest.fixture(params=ARCHITECTURES)
 def architecture(request: pytest.FixtureRequest) -> str:
     """Runs the test once per architecture; pass it to `tiny_model`."""

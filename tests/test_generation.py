@@ -23,34 +23,6 @@ def prompts_of(*lengths, seed=3):
     return [torch.randint(6, 300, (length,), generator=generator).tolist() for length in lengths]
 
 
-def by_hand(model, directions, prompt, steering, *, everywhere=False):
-    """Greedy decoding of one prompt without cache or padding; hooks written here steer from its last token on."""
-    start = 0 if everywhere else len(prompt) - 1
-
-    def adder(layer):
-        def hook(_module, _args, output):
-            output = output.clone()
-            for name, strength in (steering or {}).items():
-                if layer in directions.config.control_layers[name]:
-                    output[:, start:] += strength * directions.at(name, layer)
-            return output
-
-        return hook
-
-    handles = [block.register_forward_hook(adder(layer)) for layer, block in enumerate(model.model.layers)]
-    ids = list(prompt)
-    try:
-        with torch.no_grad():
-            for _ in range(NEW):
-                scores = model(torch.tensor([ids]), use_cache=False).logits[0, -1]
-                scores[2] = -torch.inf  # no early end, as in `generate` below
-                ids.append(int(scores.argmax()))
-    finally:
-        for handle in handles:
-            handle.remove()
-    return ids[len(prompt) :]
-
-
 class Tokens(BaseStreamer):
     """Collects what is streamed after the prompt, which may come in pieces as decoding methods please."""
 
@@ -93,7 +65,7 @@ def prompts():
 
 
 @pytest.fixture(scope="module")
-def expected(plain, directions, prompts):
+def expected(by_hand, plain, directions, prompts):
     return [by_hand(plain, directions, *pair) for pair in zip(prompts, STEERINGS, strict=True)]
 
 
@@ -118,9 +90,11 @@ def test_a_padded_batch_with_one_steering_per_row_equals_the_loop_by_hand(model,
 
 
 @pytest.mark.parametrize("through", ["mixin", "custom_generate", "steer"])
-def test_all_positions_steers_the_prompt_as_well(tiny_model, plain, model, directions, prompts, through):
+def test_all_positions_steers_the_prompt_as_well(
+    by_hand, tiny_model, plain, model, directions, prompts, through
+):
     """One row's steering is given to all rows of a left-padded batch: `steer` takes it in the same words."""
-    expected = [by_hand(plain, directions, prompt, STEERING, everywhere=True) for prompt in prompts]
+    expected = [by_hand(plain, directions, prompt, STEERING, start=0) for prompt in prompts]
     if through == "mixin":
         found = generate(model, prompts, steering=STEERING, positions="all")
     elif through == "custom_generate":
@@ -154,19 +128,19 @@ def test_beams_of_a_batch_equal_beams_of_each_prompt_alone(tiny_model, model, di
     assert generate(model, prompts, steering=STEERINGS, **kwargs) == expected
 
 
-def test_prompt_lookup_equals_the_loop_by_hand(plain, model, directions):
+def test_prompt_lookup_equals_the_loop_by_hand(by_hand, plain, model, directions):
     prompt = prompts_of(4)[0] * 3
     found = generate(model, [prompt], steering=STEERING, prompt_lookup_num_tokens=3)
     assert found == [by_hand(plain, directions, prompt, STEERING)]
 
 
-def test_a_draft_model_changes_no_token(tiny_model, plain, model, directions):
+def test_a_draft_model_changes_no_token(by_hand, tiny_model, plain, model, directions):
     prompt = prompts_of(6)[0]
     found = generate(model, [prompt], steering=STEERING, assistant_model=tiny_model("llama", seed=1))
     assert found == [by_hand(plain, directions, prompt, STEERING)]
 
 
-def test_embeddings_are_steered_like_their_tokens(plain, model, directions):
+def test_embeddings_are_steered_like_their_tokens(by_hand, plain, model, directions):
     prompt = prompts_of(6)[0]
     ids = torch.tensor([prompt])
     inputs = {"inputs_embeds": model.model.embed_tokens(ids), "attention_mask": torch.ones_like(ids)}
@@ -178,7 +152,9 @@ def test_embeddings_are_steered_like_their_tokens(plain, model, directions):
 
 
 @pytest.mark.parametrize("given", ["all tokens", "new tokens"])
-def test_a_prompt_that_lies_partly_in_the_cache_equals_the_loop_by_hand(plain, model, directions, given):
+def test_a_prompt_that_lies_partly_in_the_cache_equals_the_loop_by_hand(
+    by_hand, plain, model, directions, given
+):
     prompt = prompts_of(9)[0]
     with torch.no_grad():
         cache = model(torch.tensor([prompt[:5]]), use_cache=True).past_key_values
@@ -317,7 +293,7 @@ def test_custom_generate_on_a_steerable_model_uses_the_directions_it_is_given(
     assert generate(model, prompts, **kwargs) != generate(model, prompts, steering=STEERING)
 
 
-def test_custom_generate_streams_when_the_streamer_is_bound(directions, plain, tiny_model):
+def test_custom_generate_streams_when_the_streamer_is_bound(by_hand, directions, plain, tiny_model):
     prompt = prompts_of(6)
     streamer = Tokens()
     function = functools.partial(steered_generate, streamer=streamer)
@@ -393,26 +369,6 @@ def test_an_error_while_generating_leaves_the_model_inert(model, prompts):
     with pytest.raises(RuntimeError, match="boom"):
         generate(model, prompts, steering=STEERING, logits_processor=[fail])
     assert installed_state(model).plan is None
-
-
-def test_continuous_batching_is_refused(model, directions):
-    with pytest.raises(ValueError, match=r"generate_batch\(\) cannot be steered; use generate"):
-        model.generate_batch([[5, 6]], steering=STEERING)
-    with (
-        steer(model, directions, STEERING),
-        pytest.raises(ValueError, match=r"generate_batch\(\) cannot be steered"),
-    ):
-        model.generate_batch([[5, 6]])
-    with pytest.raises(ValueError, match="steering does not work with continuous batching"):
-        generate(model, prompts_of(4), steering=STEERING, cache_implementation="paged")
-    packed = {"cu_seq_lens_q": torch.tensor([0, 4]), "attention_mask": None}
-    with steer(model, directions, STEERING), pytest.raises(ValueError, match="packs requests into one row"):
-        model.model(input_ids=torch.tensor(prompts_of(4)), **packed)
-
-
-def test_a_static_cache_inside_a_steer_block_is_refused_with_the_way_out(model, directions, prompts):
-    with steer(model, directions, STEERING), pytest.raises(ValueError, match=r"use make_steerable\(\) and"):
-        generate(model, prompts, cache_implementation="static")
 
 
 def test_custom_generate_without_directions_says_what_to_do(tiny_model):

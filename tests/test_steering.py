@@ -417,15 +417,6 @@ def test_directions_of_another_model_are_refused(tiny_model, directions):
         make_steerable(deep, directions)
 
 
-def test_a_mask_that_says_nothing_about_padding_is_refused(model, directions):
-    ids = torch.tensor(rows_of(5))
-    with (
-        steer(model, directions, STEERING),
-        pytest.raises(ValueError, match="a pass needs a 2-D attention mask"),
-    ):
-        logits(model, ids, attention_mask=torch.zeros(1, 1, 5, 5))
-
-
 def test_strengths_above_the_safe_maximum_warn(model, directions):
     tuned = directions.with_strengths({"honesty": StrengthRange(maximum=0.5)})
     with warnings.catch_warnings(), steer(model, tuned, {"honesty": -0.5}):

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypeVar, get_args
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
 
 from torch import Tensor, nn
-from transformers import GenerationMixin
+from transformers import GenerationConfig, LogitsProcessorList
 from transformers.generation.utils import GENERATION_MODES_MAPPING
 
 from hf_icon2.blocks import unwrap
-from hf_icon2.directions.config import check_choice
 from hf_icon2.directions.vectors import DirectionVectors
-from hf_icon2.steering.hooks import installed_state, steering_state
-from hf_icon2.steering.plans import Plan, Steering, plan_steering
+from hf_icon2.steering.batching import ContinuousBatchingMixin, config_of
+from hf_icon2.steering.guidance import steer_guidance
+from hf_icon2.steering.hooks import default_directions, steering_state
+from hf_icon2.steering.plans import Plan, Positions, Steering, plan_steering, reach
+from hf_icon2.steering.state import SteeringState
 
 Model = TypeVar("Model", bound=nn.Module)
-Positions = Literal["last", "all"]
-"""The last prompt token and what follows, or every real token, as exported directions do."""
 
 
-class Icon2GenerationMixin(GenerationMixin):
+class Icon2GenerationMixin(ContinuousBatchingMixin):
     """Gives `generate` a `steering` argument; put on a model by `make_steerable`."""
 
     def generate(
@@ -44,31 +47,37 @@ class Icon2GenerationMixin(GenerationMixin):
         if kwargs.get("directions") is not None:  # custom_generate=steered_generate brings its own
             brought: dict[str, Any] = {} if positions == "last" else {"positions": positions}
             return super().generate(*args, steering=steering, **brought, **kwargs)  # type: ignore[misc]
-        given = args[1] if len(args) > 1 else kwargs.get("generation_config")
-        config = given or self.generation_config
+        config = config_of(self, args, kwargs)
         if steering is None:
             steering = getattr(config, "steering", None)
         if steering is None:
             return super().generate(*args, **kwargs)  # type: ignore[misc]
-        if "paged" in str(kwargs.get("cache_implementation") or config.cache_implementation):
-            raise ValueError(
-                "steering does not work with continuous batching; use another cache_implementation"
-            )
+        _refuse_what_hides_the_prompt(config, kwargs)
         state = steering_state(self)  # type: ignore[arg-type]
         rows, columns = _prompt_shape(args, kwargs)
-        plan = plan_steering(_directions(self), steering, rows=rows, **_reach(positions, columns))
-        with state.active(plan):
+        columns += _virtual_tokens(self)
+        plan = plan_steering(default_directions(self), steering, rows=rows, **reach(positions, columns))
+        with _run_under(state, plan):
             return super().generate(*args, **kwargs)  # type: ignore[misc]
 
-    def generate_batch(self, *args: Any, steering: Steering | None = None, **kwargs: Any) -> Any:  # noqa: ANN401
-        """Transformers' continuous batching, which cannot be steered: requests are packed into one row."""
-        if steering is not None or getattr(installed_state(self), "plan", None) is not None:  # type: ignore[arg-type]
-            raise ValueError("generate_batch() cannot be steered; use generate(steering=...) instead")
-        return super().generate_batch(*args, **kwargs)
+    def _get_logits_processor(self, *args: Any, **kwargs: Any) -> LogitsProcessorList:  # noqa: ANN401
+        processors = super()._get_logits_processor(*args, **kwargs)  # type: ignore[misc]
+        state = steering_state(self)  # type: ignore[arg-type]
+        return steer_guidance(processors, state, state.plan)
+
+    def _get_candidate_generator(  # type: ignore[override]  # the rest goes through by name
+        self,
+        generation_config: GenerationConfig,
+        **kwargs: Any,  # noqa: ANN401
+    ) -> Any:  # noqa: ANN401
+        # A draft model generates with a copy of this config, and is not to be steered by it.
+        config = copy.copy(generation_config)
+        vars(config).pop("steering", None)
+        return super()._get_candidate_generator(generation_config=config, **kwargs)  # type: ignore[misc]
 
     def __reduce__(self) -> tuple[Any, ...]:
         # The class exists only in memory; a pickle names its parts instead.
-        return _restore, (type(self).__mro__[2],), self.__dict__
+        return _restore, (type(self).__bases__[1],), self.__dict__
 
 
 def make_steerable(model: Model, directions: DirectionVectors) -> Model:
@@ -138,26 +147,48 @@ def steered_generate(
     if steering is None:
         return decode(model, input_ids, **arguments)
     state = steering_state(model)
-    directions = directions or _directions(model)
+    directions = directions or default_directions(model)
     directions.check_model(state.hidden_size, state.num_layers)
     copies = max(generation_config.num_beams or 1, generation_config.num_return_sequences or 1)
     prompts = input_ids.shape[0] // copies
-    plan = plan_steering(directions, steering, rows=prompts, **_reach(positions, input_ids.shape[1]))
-    with state.active(plan):
+    columns = input_ids.shape[1] + _virtual_tokens(model)
+    plan = plan_steering(directions, steering, rows=prompts, **reach(positions, columns))
+    arguments["logits_processor"] = steer_guidance(logits_processor, state, plan)
+    with _run_under(state, plan):
         return decode(model, input_ids, **arguments)
 
 
-def _directions(model: Any) -> DirectionVectors:  # noqa: ANN401
-    state = installed_state(model)
-    if state is None or state.directions is None:
-        raise ValueError("this model has no directions; call make_steerable(model, directions) first")
-    return state.directions
+@contextmanager
+def _run_under(state: SteeringState, plan: Plan) -> Iterator[None]:
+    """Steers what runs inside, and makes sure that the blocks of the plan were in it."""
+    with state.active(plan):
+        yield
+    if not plan.ran:
+        raise RuntimeError(
+            "the model generated without running the blocks that steering was installed on; if a part of it was "
+            "replaced (by an adapter that trains a copy of it?), call make_steerable(model, directions) again"
+        )
 
 
-def _reach(positions: Positions, columns: int) -> dict[str, Any]:
-    """Where a `Plan` starts in a sequence with so many prompt columns, and whether padding must be told apart."""
-    check_choice("positions", positions, get_args(Positions))
-    return {"start": None, "masked": True} if positions == "all" else {"start": columns - 1, "masked": False}
+def _refuse_what_hides_the_prompt(config: GenerationConfig, kwargs: dict[str, Any]) -> None:
+    """Raises ValueError where transformers changes the prompt after its last token was looked up."""
+    if "paged" in str(kwargs.get("cache_implementation") or config.cache_implementation):
+        raise ValueError(
+            "cache_implementation='paged' loses which tokens are padding; call generate_batch(prompts, "
+            "steering=...) with prompts as lists of ids instead"
+        )
+    if kwargs.get("token_healing", config.token_healing):
+        raise ValueError(
+            "token_healing rewrites the prompt inside generate(), so its last token is not known before; call "
+            "model.heal_tokens(input_ids, tokenizer) first and generate from what it returns"
+        )
+
+
+def _virtual_tokens(model: Any) -> int:  # noqa: ANN401
+    """Columns that a soft prompt of PEFT puts before the prompt: its wrapper prepares the inputs in our place."""
+    wrapper = getattr(model.prepare_inputs_for_generation, "__self__", None)
+    config = getattr(wrapper, "active_peft_config", None)
+    return config.num_virtual_tokens if config is not None and config.is_prompt_learning else 0
 
 
 def _prompt_shape(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[int, int]:

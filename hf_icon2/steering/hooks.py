@@ -6,69 +6,44 @@ model gets a state of its own.
 
 from __future__ import annotations
 
-import threading
+import inspect
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from hf_icon2.blocks import block_output, find_blocks, unwrap
+from hf_icon2.blocks import Blocks, block_output, find_blocks, unwrap
 from hf_icon2.directions.vectors import DirectionVectors
-from hf_icon2.steering.plans import Plan, Steering, plan_steering
-
-
-class SteeringState:
-    """What the hooks of one model share: its default directions and, per thread, the active plan."""
-
-    def __init__(self, hidden_size: int, num_layers: int, directions: DirectionVectors | None = None) -> None:
-        self.hidden_size = hidden_size
-        self.num_layers = num_layers
-        self.directions = directions
-        self._local = threading.local()
-
-    @property
-    def plan(self) -> Plan | None:
-        """The plan of this thread, None while nothing is steered."""
-        return getattr(self._local, "plan", None)
-
-    @contextmanager
-    def active(self, plan: Plan | None) -> Iterator[None]:
-        """Steers this thread's forward passes by `plan`; an outer plan is set aside and comes back."""
-        outer = self.plan
-        self._local.plan = plan
-        try:
-            yield
-        finally:
-            self._local.plan = outer
-
-    def __getstate__(self) -> dict[str, Any]:
-        # thread-local storage can be neither copied nor pickled, and a copy must not share it
-        return {name: value for name, value in self.__dict__.items() if name != "_local"}
-
-    def __setstate__(self, values: dict[str, Any]) -> None:
-        self.__dict__.update(values, _local=threading.local())
+from hf_icon2.steering.plans import Steering, plan_steering
+from hf_icon2.steering.state import SteeringState as SteeringState
 
 
 class _TrunkHook:
     """Before each pass: tells the plan which columns of the sequence the pass covers."""
 
-    def __init__(self, state: SteeringState) -> None:
+    def __init__(self, state: SteeringState, trunk: nn.Module) -> None:
         self.state = state
+        self.names = tuple(inspect.signature(trunk.forward).parameters)
 
-    def __call__(self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         plan = self.state.plan
         if plan is None:
+            if self.state.steered_elsewhere:
+                self.state.check_stray(module, kwargs)
             return
-        if kwargs.get("cu_seq_lens_q") is not None:
-            raise ValueError(
-                "continuous batching packs requests into one row, so steering cannot tell them apart; "
-                "use generate() instead of generate_batch()"
-            )
-        inputs = args[0] if args else kwargs.get("input_ids")
-        if inputs is None:
-            inputs = kwargs["inputs_embeds"]
-        plan.begin(inputs.shape[1], kwargs.get("past_key_values"), kwargs.get("attention_mask"))
+        given = {**dict(zip(self.names, args, strict=False)), **kwargs}
+        inputs = next(
+            (given[name] for name in ("input_ids", "inputs_embeds") if given.get(name) is not None), None
+        )
+        inputs = args[0] if inputs is None else inputs
+        if given.get("cu_seq_lens_q") is not None:
+            plan.begin_packed(inputs, continuous=given.get("cache") is not None)
+        else:
+            past, mask = given.get("past_key_values"), given.get("attention_mask")
+            plan.begin(inputs, past, mask, given.get("position_ids"))
 
 
 class _BlockHook:
@@ -90,20 +65,20 @@ class _BlockHook:
 
 
 def steering_state(model: nn.Module) -> SteeringState:
-    """The steering state of a model; installs the hooks if they are not there yet.
+    """The steering state of a model; installs the hooks if they are not there, or not on every block any more.
 
     Raises:
         ValueError: If the model's blocks cannot be steered (see `find_blocks`).
     """
-    installed = installed_state(model)
-    if installed is not None:
-        return installed
+    state = installed_state(model)
+    if state is not None and _all_blocks_hooked(model, state):
+        return state
+    _remove_hooks(model)
     blocks = find_blocks(model)
-    state = SteeringState(blocks.hidden_size, len(blocks.layers))
-    for layer, block in enumerate(blocks.layers):
-        # First in line, so that transformers' own recording of hidden states sees the steered stream.
-        block.register_forward_hook(_BlockHook(state, layer), prepend=True)
-    blocks.trunk.register_forward_pre_hook(_TrunkHook(state), with_kwargs=True)
+    size = len(blocks.layers)
+    state = state or SteeringState(blocks.hidden_size, size)
+    state.hidden_size, state.num_layers = blocks.hidden_size, size
+    _install_hooks(blocks, state)
     return state
 
 
@@ -111,6 +86,18 @@ def installed_state(model: nn.Module) -> SteeringState | None:
     """The steering state of a model, None if it was never steered. Found through its hooks, so copies have theirs."""
     found = _hooked_trunk(model)
     return None if found is None else found[1]
+
+
+def default_directions(model: Any) -> DirectionVectors:  # noqa: ANN401
+    """The directions that `make_steerable` gave a model.
+
+    Raises:
+        ValueError: If it has none.
+    """
+    state = installed_state(model)
+    if state is None or state.directions is None:
+        raise ValueError("this model has no directions; call make_steerable(model, directions) first")
+    return state.directions
 
 
 def steered_trunk(model: nn.Module) -> tuple[nn.Module, SteeringState]:
@@ -127,6 +114,36 @@ def _hooked_trunk(model: nn.Module) -> tuple[nn.Module, SteeringState] | None:
             if isinstance(hook, _TrunkHook):
                 return module, hook.state
     return None
+
+
+def _install_hooks(blocks: Blocks, state: SteeringState) -> None:
+    for layer, block in enumerate(blocks.layers):
+        # First in line, so that transformers' own recording of hidden states sees the steered stream.
+        block.register_forward_hook(_BlockHook(state, layer), prepend=True)
+    blocks.trunk.register_forward_pre_hook(_TrunkHook(state, blocks.trunk), with_kwargs=True)
+    if "torch._dynamo" in sys.modules:
+        # What was compiled before goes on without hooks that came later, torch does not guard on them.
+        torch.compiler.reset()
+
+
+def _all_blocks_hooked(model: nn.Module, state: SteeringState) -> bool:
+    """Whether the hooks are as installed: PEFT's `modules_to_save` copies a block, with a hook of no effect."""
+    hooks = [
+        hook
+        for module in unwrap(model).modules()
+        for hook in module._forward_hooks.values()
+        if isinstance(hook, _BlockHook)
+    ]
+    return sorted(hook.layer for hook in hooks) == list(range(state.num_layers)) and all(
+        hook.state is state for hook in hooks
+    )
+
+
+def _remove_hooks(model: nn.Module) -> None:
+    for module in unwrap(model).modules():
+        for hooks in (module._forward_hooks, module._forward_pre_hooks):
+            for key in [key for key, hook in hooks.items() if isinstance(hook, _BlockHook | _TrunkHook)]:
+                del hooks[key]
 
 
 @contextmanager
@@ -149,5 +166,6 @@ def steer(
     """
     state = steering_state(model)
     directions.check_model(state.hidden_size, state.num_layers)
-    with state.active(plan_steering(directions, steering, start=start, masked=True)):
+    plan = plan_steering(directions, steering, start=start, masked=True)
+    with state.active(plan), state.open_block():
         yield

@@ -4,15 +4,25 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
+from hf_icon2.directions.config import check_choice
 from hf_icon2.directions.vectors import DirectionVectors
+from hf_icon2.steering.padding import real_tokens
 
 RowSteering = Mapping[str, float]
 Steering = RowSteering | Sequence[RowSteering | None]
 """Strength per criterion for all rows, or one such mapping (or None) per row."""
+Positions = Literal["last", "all"]
+"""The last prompt token and what follows, or every real token, as exported directions do."""
+
+_PACKED = (
+    "several sequences are packed into one row (positions begin anew inside it), but start= counts the columns of "
+    "one; leave out start=, or pad the sequences and give the attention mask"
+)
 
 _LARGEST = torch.finfo(torch.float32).max
 
@@ -28,6 +38,9 @@ class Plan:
         start: First steered column of the sequence, counted over the whole prompt; None steers every column.
         masked: Whether any pass may come: padding is then told by the attention mask, and a single token may
             begin a sequence. False for one generation that starts at the last column of left-padded prompts.
+
+    Attributes:
+        ran: Whether any pass has come.
     """
 
     def __init__(self, vectors: Mapping[int, Tensor], *, start: int | None, masked: bool) -> None:
@@ -36,32 +49,59 @@ class Plan:
         self.masked = masked
         self.offset: int | None = 0
         self.mask: Tensor | None = None
+        self.ran = False
         self._reached = False
         self._buffers: dict[int, Tensor] = {}
 
-    def begin(self, tokens: int, past: object | None, attention_mask: Tensor | None) -> None:
-        """Notes where a forward pass of `tokens` columns lies in the sequence.
+    def begin(
+        self,
+        inputs: Tensor,
+        past: object | None,
+        attention_mask: object = None,
+        position_ids: Tensor | None = None,
+    ) -> None:
+        """Notes where a forward pass lies in the sequence.
 
         Args:
-            tokens: T, columns of this pass.
+            inputs: Ids or embeddings of the pass, (B, T) or (B, T, D).
             past: The cache, or None.
-            attention_mask: (B, >= T) with 1 for real tokens, or None where there is no padding.
+            attention_mask: See `real_tokens`.
+            position_ids: Positions of the pass, where they are given.
+
+        Raises:
+            ValueError: If it cannot be told which columns are to be steered.
         """
+        tokens = inputs.shape[1]
+        self.ran = True
         if self.start is None or (self._reached and tokens == 1 and not self.masked):
             self.offset = 0  # generating, a single token is always a new one: no look at the cache needed
         else:
+            if self.masked and attention_mask is None and tokens > 1:
+                _check_one_sequence_per_row(position_ids)
             first = 0 if past is None else int(past.get_seq_length())  # type: ignore[attr-defined]
             offset = max(0, self.start - first)
             self.offset = offset if offset < tokens else None
             self._reached = self._reached or self.offset is not None
-        self.mask = None
-        if self.masked and attention_mask is not None:
-            if not isinstance(attention_mask, Tensor) or attention_mask.dim() != 2:
-                raise ValueError(
-                    "inside steer() and with positions='all' a pass needs a 2-D attention mask, by which padding "
-                    "is left alone; with a static cache use make_steerable() and generate(steering=...)"
-                )
-            self.mask = attention_mask[:, -tokens:]
+        self.mask = real_tokens(attention_mask, tokens, past) if self.masked else None
+
+    def begin_packed(self, inputs: Tensor, *, continuous: bool) -> None:
+        """Notes a pass over several sequences that stand side by side in one row, without padding.
+
+        Args:
+            inputs: Ids or embeddings of the pass, (1, T) or (1, T, D).
+            continuous: Whether the sequences are requests of a continuous batch.
+
+        Raises:
+            ValueError: If it cannot be told which columns are to be steered.
+        """
+        if continuous:
+            raise ValueError(
+                "continuous batching packs requests into one row, so this steering cannot tell them apart; call "
+                "make_steerable(model, directions) first, then generate_batch(steering=...)"
+            )
+        if self.start is not None:
+            raise ValueError(_PACKED)
+        self.ran, self.offset, self.mask = True, 0, None
 
     def add(self, layer: int, hidden: Tensor) -> Tensor:
         """The block's output (B, T, D) with this plan's vector added; in place unless gradients are recorded."""
@@ -108,6 +148,19 @@ class Plan:
             vectors = vectors.repeat_interleave(rows // len(vectors), dim=0)
         self._buffers[layer] = vectors[:, None, :].to(device=hidden.device, dtype=hidden.dtype)
         return self._buffers[layer]
+
+
+def reach(positions: Positions, columns: int | None) -> dict[str, Any]:
+    """Where a `Plan` starts and whether it must tell padding apart.
+
+    Args:
+        positions: Which tokens to steer.
+        columns: Of the prompt; None where every sequence has its own prompt.
+    """
+    check_choice("positions", positions, get_args(Positions))
+    if positions == "all":
+        return {"start": None, "masked": True}
+    return {"start": None if columns is None else columns - 1, "masked": False}
 
 
 def plan_steering(
@@ -170,6 +223,11 @@ def check_steering(directions: DirectionVectors, steering: RowSteering | None) -
                 stacklevel=2,
             )
     return dict(steering)
+
+
+def _check_one_sequence_per_row(position_ids: Tensor | None) -> None:
+    if position_ids is not None and position_ids.dim() == 2 and bool((position_ids.diff(dim=-1) < 0).any()):
+        raise ValueError(_PACKED)
 
 
 def _as_list(steering: object) -> Sequence[RowSteering | None]:
