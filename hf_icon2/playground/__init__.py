@@ -1,0 +1,1 @@
+"""A page to try steering on: sliders, three answers side by side, and how the model reads them. Needs gradio."""

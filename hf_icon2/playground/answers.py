@@ -1,0 +1,180 @@
+"""One instruction answered under several steerings at once, token by token."""
+
+from __future__ import annotations
+
+import math
+import queue
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, StoppingCriteria
+from transformers.generation.streamers import BaseStreamer
+
+from hf_icon2.playground.sampling import SharedNoise
+
+MAX_CHARACTERS = 4000
+MAX_NEW_TOKENS = 512
+MAX_TEMPERATURE = 2.0
+MAX_SEED = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a visitor asks for; refuses what the page does not allow.
+
+    Args:
+        prompt: The instruction.
+        steering: Strength per criterion of the + answer; the - answer has the opposite ones.
+        max_new_tokens: Longest answer.
+        temperature: 0 takes the most likely token.
+        seed: Of the sampling noise, which all answers share.
+    """
+
+    prompt: str
+    steering: Mapping[str, float]
+    max_new_tokens: int = 64
+    temperature: float = 0.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.prompt.strip():
+            raise ValueError("Type an instruction first, or choose one of the examples.")
+        if len(self.prompt) > MAX_CHARACTERS:
+            raise ValueError(
+                f"The instruction has {len(self.prompt):,} characters; at most {MAX_CHARACTERS:,} are allowed here."
+            )
+        for what, value, low, high in (
+            ("The longest answer", self.max_new_tokens, 1, MAX_NEW_TOKENS),
+            ("The temperature", self.temperature, 0, MAX_TEMPERATURE),
+            ("The seed", self.seed, 0, MAX_SEED),
+            *((f"The strength of {name}", value, -1e6, 1e6) for name, value in self.steering.items()),
+        ):
+            if not (isinstance(value, (int, float)) and math.isfinite(value) and low <= value <= high):
+                raise ValueError(f"{what} must be a number from {low:g} to {high:g}, got {value}.")
+
+    @property
+    def steerings(self) -> list[dict[str, float] | None]:
+        """Of the answers -, 0 and +."""
+        return [{name: -value for name, value in self.steering.items()}, None, dict(self.steering)]
+
+    @property
+    def noise(self) -> SharedNoise | None:
+        """For one call of `generate`; None decodes greedily."""
+        return SharedNoise(self.seed, self.temperature) if self.temperature else None
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An answer so far: its token ids without the end token, and whether it has ended by itself."""
+
+    ids: tuple[int, ...] = ()
+    ended: bool = False
+
+
+def stream_answers(
+    model: PreTrainedModel, prompt: Sequence[int], request: Request, *, pad: int
+) -> Iterator[list[Answer]]:
+    """Answers under -, 0 and + as they grow: one batch of three rows, each steered in its own way.
+
+    `generate` runs in a thread of its own and is stopped when the iterator is closed or dropped.
+
+    Args:
+        model: Made steerable.
+        prompt: Token ids of the rendered instruction.
+        request: Steering, sampling and length.
+        pad: Padding id.
+
+    Yields:
+        The three answers after every step; steps that are over already come as one.
+    """
+    steerings = request.steerings
+    tokens: queue.Queue[list[int] | BaseException | None] = queue.Queue()
+    stop = threading.Event()
+    arguments: dict[str, Any] = {
+        "input_ids": torch.tensor([list(prompt)] * len(steerings), device=model.device),
+        "attention_mask": torch.ones(len(steerings), len(prompt), dtype=torch.long, device=model.device),
+        "steering": steerings,
+        "max_new_tokens": request.max_new_tokens,
+        "do_sample": False,  # the noise samples
+        "num_beams": 1,
+        "logits_processor": [request.noise] if request.noise else [],
+        "pad_token_id": pad,
+        "streamer": _Steps(tokens),
+        "stopping_criteria": [_Stopped(stop)],
+    }
+    threading.Thread(target=_run, args=(model, arguments, tokens), daemon=True).start()
+    ends = _end_ids(model)
+    answers = [Answer() for _ in steerings]
+    try:
+        while (step := _take(tokens)) is not None:
+            for column in step:
+                answers = [_grown(*both, ends) for both in zip(answers, column, strict=True)]
+            yield answers
+    finally:
+        stop.set()
+
+
+class _Steps(BaseStreamer):
+    """Passes the tokens of every step on; the first that `generate` puts is the prompt."""
+
+    def __init__(self, tokens: queue.Queue[Any]) -> None:
+        self.tokens = tokens
+        self.started = False
+
+    def put(self, value: Tensor) -> None:
+        """Takes the prompt (B, T), then one token per row (B,)."""
+        if self.started:
+            self.tokens.put(value.tolist())
+        self.started = True
+
+    def end(self) -> None:
+        """The end is told by `_run`, which also knows of errors."""
+
+
+class _Stopped(StoppingCriteria):
+    def __init__(self, event: threading.Event) -> None:
+        self.event = event
+
+    def __call__(self, input_ids: Tensor, scores: Tensor, **_: Any) -> Tensor:  # noqa: ANN401
+        return torch.full((len(input_ids),), self.event.is_set(), device=input_ids.device)
+
+
+def _run(model: Any, arguments: dict[str, Any], tokens: queue.Queue[Any]) -> None:  # noqa: ANN401
+    try:
+        model.generate(**arguments)
+        tokens.put(None)
+    except BaseException as error:
+        tokens.put(error)
+
+
+def _take(tokens: queue.Queue[Any]) -> list[list[int]] | None:
+    """All steps that have come, at least one; None at the end."""
+    steps = [tokens.get()]
+    while steps[-1] is not None and not isinstance(steps[-1], BaseException):
+        try:
+            steps.append(tokens.get_nowait())
+        except queue.Empty:
+            return steps
+    last = steps.pop()
+    if isinstance(last, BaseException):
+        raise last
+    if steps:
+        tokens.put(None)
+        return steps
+    return None
+
+
+def _grown(answer: Answer, token: int, ends: set[int]) -> Answer:
+    if answer.ended or token in ends:
+        return Answer(answer.ids, ended=True)
+    return Answer((*answer.ids, token))
+
+
+def _end_ids(model: PreTrainedModel) -> set[int]:
+    assert model.generation_config is not None
+    ends = model.generation_config.eos_token_id
+    return {ends} if isinstance(ends, int) else set(ends or ())
