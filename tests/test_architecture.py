@@ -14,11 +14,12 @@ import hf_icon2
 ROOT = Path(hf_icon2.__file__).parent
 
 # Room (first name below hf_icon2) -> rooms it may import, besides itself.
-GROUND = {"criteria", "prompts", "blocks", "cards", "loading", "storage"}
+GROUND = {"criteria", "prompts", "blocks", "cards", "hub", "loading", "storage"}
 MAY_IMPORT: dict[str, set[str]] = {
     "criteria": set(),
     "blocks": set(),
     "cards": set(),
+    "hub": set(),
     "loading": set(),
     "storage": set(),
     "prompts": {"criteria"},

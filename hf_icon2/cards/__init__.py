@@ -13,6 +13,10 @@ from huggingface_hub import ModelCard, ModelCardData
 if TYPE_CHECKING:
     from hf_icon2.directions.config import DirectionVectorConfig
 
+CARD_NAME = "README.md"
+LIBRARY = "hf_icon2"
+"""The `library_name` of cards whose repo holds nothing but our files."""
+
 _TITLE = "Icon2: Aligning Large Language Models Using Self-Synthetic Preference Data via Inherent Regulation"
 PAPER = {
     "title": _TITLE,

@@ -3,32 +3,90 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from huggingface_hub.errors import HFValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from hf_icon2.directions.config import CONFIG_NAME
+from hf_icon2.cards import CARD_NAME, LIBRARY, directions_card
+from hf_icon2.directions.config import CONFIG_NAME, DirectionVectorConfig
+from hf_icon2.hub.transfer import card_metadata, download, make_repo, push_folder
 from hf_icon2.storage import write_atomic
+
+if TYPE_CHECKING:
+    from huggingface_hub import CommitInfo
+
+    from hf_icon2.directions.vectors import DirectionVectors
+    from hf_icon2.hub.errors import Token
 
 VECTORS_NAME = "direction_vectors.safetensors"
 _TENSOR = "directions"
 
 
-def find_folder(source: str | os.PathLike[str], revision: str | None, token: str | None) -> Path:
+def find_folder(source: str | os.PathLike[str], subfolder: str = "", **hub: Any) -> Path:
     """The folder itself, or the local copy of a Hub repo's files, which are downloaded if needed.
+
+    Args:
+        source: Folder, or `owner/name` on the Hub.
+        subfolder: Folder in either.
+        **hub: For the Hub, see `hf_icon2.hub.transfer.download`.
 
     Raises:
         FileNotFoundError: If there is no such folder or repo, or it holds no directions.
     """
-    folder = Path(source)
-    if not folder.is_dir():
-        folder = _download(str(source), revision, token)
-    for name in (CONFIG_NAME, VECTORS_NAME):
+    names = (CONFIG_NAME, VECTORS_NAME)
+    if not Path(source).is_dir():
+        return _download(str(source), names, subfolder, hub)
+    folder = Path(source) / subfolder
+    for name in names:
         if not (folder / name).is_file():
             raise FileNotFoundError(f"{folder} holds no {name}; save directions there with save_pretrained()")
     return folder
+
+
+def write_directions(folder: Path, config: DirectionVectorConfig, tensor: Tensor, card: str | None) -> Path:
+    """Writes record, vectors and card, each whole or not at all; without a given card one that is there stays."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_tensor(folder, tensor)
+    write_atomic(folder / CONFIG_NAME, config.to_json())
+    if card is not None or not (folder / CARD_NAME).exists():
+        write_atomic(folder / CARD_NAME, directions_card(config) if card is None else card)
+    return folder
+
+
+def push_directions(
+    directions: DirectionVectors,
+    repo_id: str,
+    card: str | None,
+    *,
+    path_in_repo: str = "",
+    private: bool | None = None,
+    token: Token = None,
+    revision: str | None = None,
+    commit_message: str = "Upload directions",
+    create_pr: bool = False,
+) -> CommitInfo:
+    """Uploads directions; see `DirectionVectors.push_to_hub`."""
+    branch = None if create_pr else revision
+    repo_id = make_repo(repo_id, private=private, token=token, revision=branch)
+    there = card_metadata(repo_id, path_in_repo=path_in_repo, revision=revision, token=token)
+    foreign = there is not None and there.get("library_name") != LIBRARY
+    with tempfile.TemporaryDirectory() as folder:
+        directions.save_pretrained(folder, card=card)
+        return push_folder(
+            Path(folder),
+            repo_id,
+            commit_message=commit_message,
+            path_in_repo=path_in_repo,
+            token=token,
+            revision=revision,
+            create_pr=create_pr,
+            ignore=[CARD_NAME] if foreign and card is None else (),
+        )
 
 
 def write_tensor(folder: Path, tensor: Tensor) -> None:
@@ -54,17 +112,12 @@ def read_tensor(folder: Path) -> Tensor:
     return tensors[_TENSOR]
 
 
-def _download(repo_id: str, revision: str | None, token: str | None) -> Path:
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError, HFValidationError, RepositoryNotFoundError
-
+def _download(source: str, names: tuple[str, ...], subfolder: str, hub: dict[str, Any]) -> Path:
     try:
-        for name in (CONFIG_NAME, VECTORS_NAME):
-            path = hf_hub_download(repo_id, name, revision=revision, token=token)
-    except HFValidationError as error:
-        raise FileNotFoundError(f"{repo_id!r} is neither a folder nor a Hub repo id") from error
-    except (EntryNotFoundError, RepositoryNotFoundError) as error:
-        raise FileNotFoundError(
-            f"there is no folder {repo_id!r}, and no directions were found at that name on the Hub: {error}"
-        ) from error
-    return Path(path).parent
+        return download(source, names, subfolder=subfolder, **hub)
+    except (FileNotFoundError, ConnectionError) as error:
+        raise type(error)(f"there is no folder {source!r}, and on the Hub: {error}") from error
+    except ValueError as error:
+        if not isinstance(error.__cause__, HFValidationError):
+            raise
+        raise FileNotFoundError(f"{source!r} is neither a folder nor a Hub repo id") from error

@@ -5,24 +5,24 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import torch
 from torch import Tensor
 
-from hf_icon2.directions.config import CONFIG_NAME, DirectionVectorConfig, Scale, StrengthRange
+from hf_icon2.directions.config import DirectionVectorConfig, Scale, StrengthRange
 from hf_icon2.directions.estimation import scale_norms
-from hf_icon2.directions.files import find_folder, read_tensor, write_tensor
+from hf_icon2.directions.files import find_folder, push_directions, read_tensor, write_directions
 from hf_icon2.prompts import template_fingerprint
-from hf_icon2.storage import write_atomic
 
 if TYPE_CHECKING:
+    from huggingface_hub import CommitInfo
     from transformers import PreTrainedTokenizerBase
 
+    from hf_icon2.hub.transfer import Download, Upload
 
 _PER_CRITERION = ("control_layers", "pooling", "contrast_norms", "strengths", "evidence")
 
@@ -211,67 +211,54 @@ class DirectionVectors:
 
     # disk and Hub
 
-    def save_pretrained(self, folder: str | os.PathLike[str]) -> Path:
+    def save_pretrained(self, folder: str | os.PathLike[str], *, card: str | None = None) -> Path:
         """Writes record, vectors and card into a folder (beside a model's files if it holds a model).
 
-        Each file is written whole or not at all. A README.md that is already there is kept.
-        """
-        from hf_icon2.cards import directions_card
+        Each file is written whole or not at all.
 
-        target = Path(folder)
-        target.mkdir(parents=True, exist_ok=True)
-        write_tensor(target, self.tensor)
-        write_atomic(target / CONFIG_NAME, self.config.to_json())
-        if not (target / "README.md").exists():
-            write_atomic(target / "README.md", directions_card(self.config))
-        return target
+        Args:
+            folder: Made if missing.
+            card: Text of README.md; None writes `directions_card` unless a README.md is already there.
+        """
+        return write_directions(Path(folder), self.config, self.tensor, card)
 
     @classmethod
-    def from_pretrained(
-        cls, source: str | os.PathLike[str], *, revision: str | None = None, token: str | None = None
-    ) -> DirectionVectors:
-        """Loads directions from a folder or a Hub repo; only JSON and safetensors are read.
+    def from_pretrained(cls, source: str | os.PathLike[str], **hub: Unpack[Download]) -> DirectionVectors:
+        """Loads directions from a folder or a Hub repo; only JSON and safetensors are read, no code is run.
 
         Args:
             source: Folder, or `owner/name` on the Hub.
-            revision: Branch, tag or commit on the Hub.
-            token: Hub token, if the repo is private.
+            **hub: `subfolder` of either; for the Hub `revision` (branch, tag or commit; both files come from one
+                commit), `token`, `cache_dir`, `local_files_only`, `force_download`.
 
         Raises:
             FileNotFoundError: If there is no such folder or repo, or it holds no directions.
+            PermissionError: If the token is refused, or the repo is gated.
+            ConnectionError: If the Hub cannot be reached, answers with an error, or breaks off.
             ValueError: If a file is truncated, holds NaN, or does not fit its record.
         """
-        folder = find_folder(source, revision, token)
+        folder = find_folder(source, **hub)
         return cls(DirectionVectorConfig.from_file(folder), read_tensor(folder))
 
-    def push_to_hub(
-        self,
-        repo_id: str,
-        *,
-        private: bool | None = None,
-        token: str | None = None,
-        **upload: Any,  # noqa: ANN401
-    ) -> str:
-        """Uploads record, vectors and card to a Hub repo, created if missing.
+    def push_to_hub(self, repo_id: str, *, card: str | None = None, **hub: Unpack[Upload]) -> CommitInfo:
+        """Uploads record, vectors and card in one commit, to a repo of their own or beside a model.
+
+        A card that somebody else wrote, such as a model's, is left alone; one that was written here is renewed.
 
         Args:
-            repo_id: `owner/name`.
-            private: Visibility of a new repo.
-            token: Hub token; the logged-in one by default.
-            **upload: Passed to `HfApi.upload_folder` (`revision`, `commit_message`, `create_pr` ...).
+            repo_id: `owner/name`; created if missing.
+            card: Text of README.md, whatever is there; None writes `directions_card`.
+            **hub: `private` (for a new repo), `token`, `path_in_repo`, `revision` (a branch, made if missing),
+                `commit_message`, `create_pr`.
 
         Returns:
-            Address of the commit.
-        """
-        from huggingface_hub import HfApi
+            The commit (`oid`, `commit_url`, `pr_url`); as a string it is its address.
 
-        api = HfApi(token=token)
-        repo = api.create_repo(repo_id, private=private, exist_ok=True)
-        with tempfile.TemporaryDirectory() as folder:
-            self.save_pretrained(folder)
-            if api.file_exists(repo.repo_id, "README.md"):
-                (Path(folder) / "README.md").unlink()  # beside a model: its own card stays
-            return str(api.upload_folder(repo_id=repo.repo_id, folder_path=folder, **upload).commit_url)
+        Raises:
+            PermissionError: If nobody is logged in, or the login may not write there.
+            ConnectionError: If the Hub cannot be reached, answers with an error, or breaks off.
+        """
+        return push_directions(self, repo_id, card, **hub)
 
     def attach_to(self, model_dir: str | os.PathLike[str]) -> Path:
         """Saves these directions beside a model, to be steered by when loaded or served; see `attachment.attach`."""

@@ -1,0 +1,1 @@
+"""The Hugging Face Hub: transfers of whole commits, and what to do when one fails."""
