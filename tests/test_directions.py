@@ -1,6 +1,7 @@
 """Directions: extraction against hidden states, estimation by hand, algebra and files."""
 
 import copy
+import hashlib
 import json
 import logging
 import math
@@ -19,7 +20,7 @@ from hf_icon2.directions.estimation import (
     principal_component,
 )
 from hf_icon2.directions.extraction import fingerprint, last_token_states
-from hf_icon2.directions.files import VECTORS_NAME
+from hf_icon2.directions.pair import VECTORS_NAME
 from hf_icon2.prompts import encode_prompt
 
 KIND = Criterion("kind", "You are kind.", "You are an unkind brute.")
@@ -507,6 +508,7 @@ def test_nan_in_a_vector_file_is_refused_by_criterion_and_layer(directions, save
     damaged = directions.tensor.clone()
     damaged[1, 2, 5] = value
     save_file({"directions": damaged}, saved / VECTORS_NAME)
+    edit_record(saved, vectors_sha256=hashlib.sha256((saved / VECTORS_NAME).read_bytes()).hexdigest())
     with pytest.raises(ValueError, match="direction of 'helpfulness' at layer 2 has NaN or infinite values"):
         DirectionVectors.from_pretrained(saved)
 
@@ -514,7 +516,7 @@ def test_nan_in_a_vector_file_is_refused_by_criterion_and_layer(directions, save
 def test_a_file_with_other_tensors_is_refused(saved):
     from safetensors.torch import save_file
 
-    save_file({"weights": torch.zeros(2)}, saved / VECTORS_NAME)
+    save_file({"weights": torch.zeros(2, 4, 64)}, saved / VECTORS_NAME)
     with pytest.raises(ValueError, match=r"holds tensors \['weights'\], expected one named 'directions'"):
         DirectionVectors.from_pretrained(saved)
 
@@ -522,7 +524,7 @@ def test_a_file_with_other_tensors_is_refused(saved):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"format_version": 2}, "format_version 2, this library reads 1; upgrade hf_icon2"),
+        ({"format_version": 3}, "format_version is 3, this library reads 1 to 2; upgrade hf_icon2"),
         ({"hidden_size": ...}, r"lacks \['hidden_size'\]; the file is incomplete"),
         ({"strenghts": {}}, r"unknown fields \['strenghts'\]; known: "),
         ({"hidden_size": 32}, r"must be float32 of shape \(2, 4, 32\)"),

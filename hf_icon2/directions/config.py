@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from reprlib import repr as shortened
 from typing import Any, Literal, get_args
 
 from hf_icon2.criteria import Criterion, named
+from hf_icon2.directions.record import build, parse_json
+from hf_icon2.storage import read_limited
 
 Method = Literal["pca", "mean_difference", "centred_pca"]
 Scale = Literal["residual", "contrast", "unit"]
 Pooling = Literal["last", "response"]
 
 CONFIG_NAME = "direction_vector_config.json"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""Format 2 names the vectors' SHA-256 in the file; format 1 did not."""
+
+_LARGEST = 2**23  # bytes of a record; four criteria at 80 layers take about 2**15
 
 
 @dataclass(frozen=True)
@@ -74,11 +80,11 @@ class DirectionVectorConfig:
     scale: Scale | None
     residual_norms: tuple[float, ...]
     contrast_norms: Mapping[str, tuple[float, ...]]
-    instructions: Mapping[str, Any]
+    instructions: Mapping[str, int | str]
     chat_template_sha256: str | None
     base_model_revision: str | None = None
     strengths: Mapping[str, StrengthRange] = field(default_factory=dict)
-    evidence: Mapping[str, Any] = field(default_factory=dict)
+    evidence: Mapping[str, Mapping[str, list[float]]] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     imported: Mapping[str, Any] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
@@ -87,6 +93,7 @@ class DirectionVectorConfig:
         names = list(named(self.criteria))
         self._check_known("method", self.method, get_args(Method))
         self._check_known("scale", self.scale, get_args(Scale))
+        self._check_lengths(set(names))
         if list(self.layers) != sorted(set(self.layers)) or not self.layers:
             raise ValueError(f"layers must be ascending and unique, got {self.layers}")
         if not 0 <= self.layers[0] <= self.layers[-1] < self.num_layers:
@@ -104,53 +111,87 @@ class DirectionVectorConfig:
         if value is not None or not self.imported:
             check_choice(what, value, allowed)
 
+    def _check_lengths(self, names: set[str]) -> None:
+        """Raises ValueError for values of unknown criteria, and lists that are not one value per layer."""
+        if self.hidden_size < 1:
+            raise ValueError(f"hidden_size must be at least 1, got {self.hidden_size}")
+        for what in ("control_layers", "strengths", "pooling", "contrast_norms", "evidence"):
+            if unknown := set(getattr(self, what)) - names:
+                raise ValueError(f"{what} names unknown criteria {shortened(sorted(unknown))}")
+        lists: dict[str, Sequence[float]] = {
+            "residual_norms": self.residual_norms,
+            **{f"contrast_norms of {name!r}": norms for name, norms in self.contrast_norms.items()},
+        }
+        for name, found in self.evidence.items():
+            lists |= {f"{kind} of {name!r}": values for kind, values in found.items()}
+        for what, values in lists.items():
+            if len(values) != len(self.layers) and (values or not self.imported):
+                raise ValueError(f"{what} has {len(values)} values for {len(self.layers)} layers")
+
     @property
     def names(self) -> tuple[str, ...]:
         """Names of the criteria, in the order of the vectors."""
         return tuple(criterion.name for criterion in self.criteria)
 
-    def to_json(self) -> str:
-        """The record as indented JSON text."""
-        return json.dumps(dataclasses.asdict(self), indent=2, ensure_ascii=False) + "\n"
+    def to_json(self, vectors_sha256: str | None = None) -> str:
+        """The record as indented JSON text.
+
+        Args:
+            vectors_sha256: Fingerprint of the file of vectors that the record is written beside.
+        """
+        beside = {} if vectors_sha256 is None else {"vectors_sha256": vectors_sha256}
+        return json.dumps(dataclasses.asdict(self) | beside, indent=2, ensure_ascii=False) + "\n"
 
     @classmethod
-    def from_json(cls, text: str) -> DirectionVectorConfig:
-        """Reads `to_json`; refuses files of a newer format or with missing fields."""
-        data = json.loads(text)
-        version = data.get("format_version")
-        if version != FORMAT_VERSION:
-            raise ValueError(
-                f"{CONFIG_NAME} has format_version {version!r}, this library reads {FORMAT_VERSION}; upgrade "
-                "hf_icon2"
-            )
-        known = {item.name for item in dataclasses.fields(cls)}
-        required = {
-            item.name
-            for item in dataclasses.fields(cls)
-            if item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING
-        }
-        if missing := required - set(data):
-            raise ValueError(f"{CONFIG_NAME} lacks {sorted(missing)}; the file is incomplete")
-        if unknown := set(data) - known:
-            raise ValueError(f"{CONFIG_NAME} has unknown fields {sorted(unknown)}; known: {sorted(known)}")
-        data["criteria"] = tuple(Criterion(**item) for item in data["criteria"])
-        data["strengths"] = {name: StrengthRange(**item) for name, item in data["strengths"].items()}
-        for name in ("layers", "residual_norms"):
-            data[name] = tuple(data[name])
-        for name in ("control_layers", "contrast_norms"):
-            data[name] = {key: tuple(value) for key, value in data[name].items()}
-        return cls(**data)
+    def from_json(cls, text: str | bytes) -> DirectionVectorConfig:
+        """Reads `to_json`.
+
+        Raises:
+            ValueError: If it is not JSON or of a newer format, or if a field is missing, unknown or impossible.
+        """
+        return _config_and_digest(parse_json(text if isinstance(text, bytes) else text.encode()))[0]
 
     @classmethod
     def from_file(cls, folder: Path) -> DirectionVectorConfig:
         """Reads the record in a folder."""
-        path = folder / CONFIG_NAME
-        try:
-            return cls.from_json(path.read_text(encoding="utf-8"))
-        except json.JSONDecodeError as error:
-            raise ValueError(
-                f"{path} is truncated or not JSON ({error}); download or extract it again"
-            ) from error
+        return read_record(folder)[0]
+
+
+def read_record(folder: Path) -> tuple[DirectionVectorConfig, str | None]:
+    """The record in a folder, and the SHA-256 of its vectors; None if the record is of format 1.
+
+    Raises:
+        OSError: If there is no record or it is unreadable.
+        ValueError: If the record is damaged.
+    """
+    path = folder / CONFIG_NAME
+    try:
+        data = parse_json(read_limited(path, _LARGEST))
+    except ValueError as error:
+        raise ValueError(
+            f"{path} is truncated or not JSON ({error}); download or extract it again"
+        ) from error
+    try:
+        config, digest = _config_and_digest(data)
+    except ValueError as error:
+        raise ValueError(f"{path} describes no directions: {error}") from error
+    if digest is None and data["format_version"] != 1:
+        raise ValueError(f"{path} lacks ['vectors_sha256']; the file is incomplete")
+    return config, digest
+
+
+def _config_and_digest(data: Any) -> tuple[DirectionVectorConfig, str | None]:  # noqa: ANN401
+    """A record from plain data, as one of the present format."""
+    version = data.get("format_version") if isinstance(data, dict) else None
+    if type(version) is not int or not 1 <= version <= FORMAT_VERSION:
+        raise ValueError(
+            f"format_version is {shortened(version)}, this library reads 1 to {FORMAT_VERSION}; upgrade hf_icon2"
+        )
+    digest = data.get("vectors_sha256")
+    if not isinstance(digest, (str, type(None))):
+        raise ValueError(f"vectors_sha256 must be text, got {shortened(digest)}")
+    fields = {name: value for name, value in data.items() if name != "vectors_sha256"}
+    return build(DirectionVectorConfig, fields | {"format_version": FORMAT_VERSION}), digest
 
 
 def check_choice(what: str, value: object, allowed: tuple[str, ...]) -> None:

@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from huggingface_hub.errors import HFValidationError
-from safetensors import SafetensorError
-from safetensors.torch import load, save
 from torch import Tensor
 
 from hf_icon2.cards import CARD_NAME, LIBRARY, directions_card
 from hf_icon2.directions.config import CONFIG_NAME, DirectionVectorConfig
+from hf_icon2.directions.pair import VECTORS_NAME, write_pair
 from hf_icon2.hub.transfer import card_metadata, download, make_repo, push_folder
 from hf_icon2.storage import write_atomic
 
@@ -22,9 +21,6 @@ if TYPE_CHECKING:
 
     from hf_icon2.directions.vectors import DirectionVectors
     from hf_icon2.hub.errors import Token
-
-VECTORS_NAME = "direction_vectors.safetensors"
-_TENSOR = "directions"
 
 
 def find_folder(source: str | os.PathLike[str], subfolder: str = "", **hub: Any) -> Path:
@@ -50,9 +46,7 @@ def find_folder(source: str | os.PathLike[str], subfolder: str = "", **hub: Any)
 
 def write_directions(folder: Path, config: DirectionVectorConfig, tensor: Tensor, card: str | None) -> Path:
     """Writes record, vectors and card, each whole or not at all; without a given card one that is there stays."""
-    folder.mkdir(parents=True, exist_ok=True)
-    write_tensor(folder, tensor)
-    write_atomic(folder / CONFIG_NAME, config.to_json())
+    write_pair(folder, config, tensor)
     if card is not None or not (folder / CARD_NAME).exists():
         write_atomic(folder / CARD_NAME, directions_card(config) if card is None else card)
     return folder
@@ -87,29 +81,6 @@ def push_directions(
             create_pr=create_pr,
             ignore=[CARD_NAME] if foreign and card is None else (),
         )
-
-
-def write_tensor(folder: Path, tensor: Tensor) -> None:
-    """Writes the vectors whole or not at all."""
-    write_atomic(folder / VECTORS_NAME, save({_TENSOR: tensor.contiguous()}, {"format": "pt"}))
-
-
-def read_tensor(folder: Path) -> Tensor:
-    """Reads the vectors of a folder.
-
-    Raises:
-        ValueError: If the file is truncated or holds something else.
-    """
-    path = folder / VECTORS_NAME
-    try:
-        tensors = load(path.read_bytes())
-    except SafetensorError as error:
-        raise ValueError(
-            f"{path} is truncated or not a safetensors file ({error}); download or extract it again"
-        ) from error
-    if set(tensors) != {_TENSOR}:
-        raise ValueError(f"{path} holds tensors {sorted(tensors)}, expected one named {_TENSOR!r}")
-    return tensors[_TENSOR]
 
 
 def _download(source: str, names: tuple[str, ...], subfolder: str, hub: dict[str, Any]) -> Path:

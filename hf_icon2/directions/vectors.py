@@ -15,7 +15,8 @@ from torch import Tensor
 
 from hf_icon2.directions.config import DirectionVectorConfig, Scale, StrengthRange
 from hf_icon2.directions.estimation import scale_norms
-from hf_icon2.directions.files import find_folder, push_directions, read_tensor, write_directions
+from hf_icon2.directions.files import find_folder, push_directions, write_directions
+from hf_icon2.directions.pair import read_pair
 from hf_icon2.prompts import template_fingerprint
 
 if TYPE_CHECKING:
@@ -238,7 +239,11 @@ class DirectionVectors:
             ValueError: If a file is truncated, holds NaN, or does not fit its record.
         """
         folder = find_folder(source, **hub)
-        return cls(DirectionVectorConfig.from_file(folder), read_tensor(folder))
+        config, tensor = read_pair(folder)
+        try:
+            return cls(config, tensor)
+        except ValueError as error:
+            raise ValueError(f"{folder}: {error}") from error
 
     def push_to_hub(self, repo_id: str, *, card: str | None = None, **hub: Unpack[Upload]) -> CommitInfo:
         """Uploads record, vectors and card in one commit, to a repo of their own or beside a model.
