@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from reprlib import repr as shortened
+
+_NAME = re.compile(r"[^\W_][\w .,+-]{0,99}")
 
 
 @dataclass(frozen=True)
@@ -14,7 +18,8 @@ class Criterion:
     put before the instruction, or around it where the text contains `{instruction}`.
 
     Args:
-        name: Short identifier, used as the key of a steering.
+        name: Short identifier, used as the key of a steering; up to 100 letters, digits, spaces and `_.,+-`, the
+            first a letter or digit, so that it is harmless in tables, prompts and file names.
         positive: Text that asks for the preferred behaviour.
         negative: Text that asks for its opposite.
     """
@@ -28,6 +33,11 @@ class Criterion:
             value = getattr(self, field)
             if not isinstance(value, str) or not value.strip():
                 raise ValueError(f"Criterion.{field} must be a non-empty string, got {value!r}")
+        if not _NAME.fullmatch(self.name):
+            raise ValueError(
+                "Criterion.name must be up to 100 letters, digits, spaces and _.,+- that begin with a letter or "
+                f"digit, got {shortened(self.name)}"
+            )
         if self.positive == self.negative:
             raise ValueError(
                 f"criterion {self.name!r} has the same text on both sides; a contrast needs two different ones"

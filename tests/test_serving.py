@@ -413,9 +413,7 @@ def test_a_bad_steering_is_refused_by_a_sentence_and_the_server_goes_on(client, 
 
 @needs_serving
 def test_continuous_batching_refuses_rather_than_answer_unsteered(folder, attached, prompt, tmp_path):
-    sentence = (
-        "continuous batching cannot steer its requests one by one; serve it without --continuous-batching"
-    )
+    sentence = "could not steer its requests one by one; serve it without --continuous-batching, in a script"
     fresh = load(folder, trust_remote_code=True)
     with pytest.raises(ValueError, match=sentence):
         fresh.generate_batch([prompt["input_ids"][0].tolist()])

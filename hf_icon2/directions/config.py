@@ -106,6 +106,9 @@ class DirectionVectorConfig:
                     f"out of {self.layers}"
                 )
             self._check_known(f"pooling of {name!r}", self.pooling.get(name), get_args(Pooling))
+        kinds = [type(self.instructions.get(what)) for what in ("number", "fingerprint")]
+        if kinds != [int, str] and not self.imported:
+            raise ValueError(f"instructions must have a number and a fingerprint, got {self.instructions}")
 
     def _check_known(self, what: str, value: object, allowed: tuple[str, ...]) -> None:
         if value is not None or not self.imported:

@@ -93,8 +93,8 @@ def _refuse_continuous_batching() -> None:
         if attached and not isinstance(self, Icon2GenerationMixin):
             raise _answer(
                 ValueError(
-                    "directions are attached to this model, and continuous batching cannot steer its requests one "
-                    "by one; serve it without --continuous-batching, or load it without trust_remote_code"
+                    "continuous batching passes by the directions attached to this model, and could not steer its "
+                    "requests one by one; serve it without --continuous-batching, in a script call make_steerable()"
                 )
             )
         return begin(self, *args, **kwargs)
