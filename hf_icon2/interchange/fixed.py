@@ -45,12 +45,12 @@ def fixed_vectors(directions: DirectionVectors, steering: RowSteering) -> dict[i
 def describe(directions: DirectionVectors, steering: RowSteering) -> dict[str, str]:
     """What a reader of the file must know to repeat it, as plain text: put into metadata and cards."""
     config = directions.config
+    known = {"base_model": config.base_model, "base_model_revision": config.base_model_revision}
     return {
         "operation": OPERATION,
         "site": SITE,
         "positions": POSITIONS,
         "steering": json.dumps(dict(steering)),
-        "base_model": config.base_model or "",
-        "base_model_revision": config.base_model_revision or "",
         "directions_sha256": directions.sha256,
+        **{key: value for key, value in known.items() if value},
     }
