@@ -311,6 +311,14 @@ def test_a_vector_for_block_0_can_be_imported_and_is_dropped_again_for_llama_cpp
     assert import_gguf(tmp_path / "again.gguf").config.layers == (1, 2, 3)
 
 
+@pytest.mark.parametrize(
+    ("file", "name"), [("_happy (2).gguf", "happy -2-"), ("__.gguf", "imported"), ("x" * 120, "x" * 100)]
+)
+def test_a_file_name_becomes_the_name_of_a_criterion(tmp_path, tiny_llama, repeng_vector, file, name):
+    repeng_vector.export_gguf(tmp_path / file)
+    assert import_gguf(tmp_path / file, tiny_llama).names == (name,)
+
+
 def test_a_model_can_be_named_by_its_folder(tmp_path, tiny_llama_dir, repeng_vector):
     repeng_vector.export_gguf(tmp_path / "happy.gguf")
     assert import_gguf(tmp_path / "happy.gguf", str(tiny_llama_dir)).config.base_model == str(tiny_llama_dir)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -58,7 +59,7 @@ def import_gguf(
     return import_vectors(
         vectors,
         model,
-        name=name or str(metadata.get(f"{OWN}criteria") or source.stem),
+        name=name or _harmless(str(metadata.get(f"{OWN}criteria") or source.stem)),
         said={
             "format": "gguf",
             "file": source.name,
@@ -66,6 +67,11 @@ def import_gguf(
         },
         num_layers=metadata.get(f"{OWN}num_layers"),
     )
+
+
+def _harmless(text: str) -> str:
+    """A criterion's name from what a stranger wrote."""
+    return re.sub(r"[^\w .,+-]", "-", text).lstrip("_ .,+-")[:100] or "imported"
 
 
 def import_repeng(vector: Any, model: Model, *, name: str) -> DirectionVectors:  # noqa: ANN401
