@@ -1,0 +1,154 @@
+"""torch.compile: hooks that come after a compile hold as much as those that came before."""
+
+import pytest
+import torch
+import torch._dynamo.testing
+from transformers import CompileConfig
+
+from hf_icon2 import make_steerable, steer
+from hf_icon2.prompts import pad_batch
+
+STEERING = {"honesty": 3.0, "helpfulness": -2.0}
+NEW = 8
+
+
+@pytest.fixture(autouse=True)
+def fresh_compiler():
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+@pytest.fixture
+def model(tiny_model):
+    return tiny_model("llama", num_hidden_layers=3)
+
+
+@pytest.fixture(scope="module")
+def plain(tiny_model):
+    return tiny_model("llama", num_hidden_layers=3)
+
+
+@pytest.fixture(scope="module")
+def directions(plain, random_directions):
+    return random_directions(plain)
+
+
+def prompts_of(*lengths, seed=3):
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randint(6, 300, (length,), generator=generator).tolist() for length in lengths]
+
+
+def logits_by_hand(model, directions, ids, steering):
+    def adder(layer):
+        def hook(_module, _args, output):
+            for name, strength in steering.items():
+                if layer in directions.config.control_layers[name]:
+                    output = output + strength * directions.at(name, layer)
+            return output
+
+        return hook
+
+    handles = [block.register_forward_hook(adder(layer)) for layer, block in enumerate(model.model.layers)]
+    with torch.no_grad():
+        logits = model(ids, use_cache=False).logits
+    for handle in handles:
+        handle.remove()
+    return logits
+
+
+def generate(model, prompts, **kwargs):
+    ids, mask = pad_batch(prompts, 0, side="left")
+    settings = {"max_new_tokens": NEW, "min_new_tokens": NEW, "do_sample": False, **kwargs}
+    return model.generate(input_ids=ids, attention_mask=mask, **settings)[:, ids.shape[1] :].tolist()
+
+
+@pytest.mark.parametrize("way", ["wrapper", "in place", "forward"])
+@pytest.mark.parametrize("run_before", [False, True], ids=["compiled after", "compiled before"])
+def test_hooks_hold_whether_they_come_before_or_after_the_first_compile(
+    model, plain, directions, way, run_before
+):
+    """Torch does not look at hooks again once it has compiled a pass, so the later ones would be ignored."""
+    ids = torch.tensor(prompts_of(7))
+    if not run_before:
+        make_steerable(model, directions)
+    if way == "wrapper":
+        compiled = torch.compile(model, backend="eager")
+    elif way == "in place":
+        model.compile(backend="eager")
+        compiled = model
+    else:
+        model.forward = torch.compile(model.forward, backend="eager")
+        compiled = model
+    with torch.no_grad():
+        if run_before:
+            untouched = compiled(ids, use_cache=False).logits
+            torch.testing.assert_close(untouched, plain(ids, use_cache=False).logits)
+        for strength in (1.0, -2.0):
+            with steer(compiled, directions, {"honesty": strength}):
+                found = compiled(ids, use_cache=False).logits
+            expected = logits_by_hand(plain, directions, ids, {"honesty": strength})
+            torch.testing.assert_close(found, expected, atol=1e-3, rtol=1e-4)
+        found = compiled(ids, use_cache=False).logits
+    torch.testing.assert_close(found, plain(ids, use_cache=False).logits)
+
+
+@pytest.mark.parametrize("run_before", [False, True], ids=["compiled after", "compiled before"])
+@pytest.mark.parametrize("inside", ["generate", "steer"])
+def test_the_compiled_decoding_step_of_a_static_cache_is_steered(
+    model, plain, directions, by_hand, run_before, inside
+):
+    """What generate does by itself on a GPU, here forced onto the CPU."""
+    prompts = prompts_of(5, 9)
+    step = CompileConfig(backend="eager", fullgraph=False, mode=None)
+    step._compile_all_devices = True
+    settings = {"cache_implementation": "static", "compile_config": step}
+    torch._dynamo.utils.counters.clear()
+    if run_before:
+        assert generate(model, prompts, **settings) == [
+            by_hand(plain, directions, ids, None) for ids in prompts
+        ]
+    if inside == "generate":
+        make_steerable(model, directions)
+    for sign in (1, -1):
+        steering = {name: sign * strength for name, strength in STEERING.items()}
+        if inside == "generate":
+            found = generate(model, prompts, steering=steering, **settings)
+            expected = [by_hand(plain, directions, ids, steering) for ids in prompts]
+        else:
+            with steer(model, directions, steering):
+                found = generate(model, prompts, **settings)
+            expected = [by_hand(plain, directions, ids, steering, start=0) for ids in prompts]
+        assert found == expected
+    assert torch._dynamo.utils.counters["frames"]["ok"] > 0
+
+
+def test_a_block_copied_by_an_adapter_after_the_compile_is_steered(model, plain, directions):
+    from peft import LoraConfig, get_peft_model
+
+    ids = torch.tensor(prompts_of(7))
+    make_steerable(model, directions)
+    compiled = torch.compile(model, backend="eager")
+    with torch.no_grad(), steer(compiled, directions, STEERING):
+        compiled(ids, use_cache=False)
+    config = LoraConfig(target_modules=["q_proj"], modules_to_save=["layers.1"], task_type="CAUSAL_LM")
+    get_peft_model(model, config)
+    with torch.no_grad(), steer(compiled, directions, STEERING):
+        found = compiled(ids, use_cache=False).logits
+    torch.testing.assert_close(found, logits_by_hand(plain, directions, ids, STEERING), atol=1e-3, rtol=1e-4)
+
+
+def test_threads_in_steer_blocks_recompile_an_unsteered_pass_at_most_once(model, directions):
+    ids = torch.tensor(prompts_of(7))
+    counter = torch._dynamo.testing.CompileCounter()
+    with steer(model, directions, {}):
+        pass
+    compiled = torch.compile(model, backend=counter, fullgraph=True)
+    with torch.no_grad():
+        compiled(ids, use_cache=False)
+        frames = counter.frame_count
+        for strength in (1.0, 2.0):
+            with steer(model, directions, {"honesty": strength}):
+                compiled(ids, use_cache=False)
+            compiled(ids, use_cache=False)
+    assert (frames, counter.frame_count) == (1, 2)  # once inert, once steered
