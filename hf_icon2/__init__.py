@@ -31,7 +31,9 @@ _HOME = {
     "import_gguf": "interchange.imported",
     "import_repeng": "interchange.imported",
     "make_steerable": "steering.generation",
+    "push_pairs_to_hub": "synthesis.publishing",
     "run_recipe": "pipeline.run",
+    "save_pairs": "synthesis.publishing",
     "score_consistency": "synthesis.consistency",
     "steer": "steering.hooks",
     "steered_generate": "steering.generation",
@@ -63,6 +65,8 @@ if TYPE_CHECKING:
     from hf_icon2.synthesis.icon2_preferences import Icon2PreferenceConfig as Icon2PreferenceConfig
     from hf_icon2.synthesis.instructions import synthesize_instructions as synthesize_instructions
     from hf_icon2.synthesis.pairs import generate_pairs as generate_pairs
+    from hf_icon2.synthesis.publishing import push_pairs_to_hub as push_pairs_to_hub
+    from hf_icon2.synthesis.publishing import save_pairs as save_pairs
     from hf_icon2.synthesis.tuning import tune as tune
     from hf_icon2.trainers.config import Icon2DPOConfig as Icon2DPOConfig
     from hf_icon2.trainers.dpo import Icon2DPOTrainer as Icon2DPOTrainer

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from huggingface_hub import ModelCard, ModelCardData
+from huggingface_hub import DatasetCardData, ModelCardData
+
+from hf_icon2.cards.rendering import hub_id, plain, render
 
 if TYPE_CHECKING:
     from hf_icon2.directions.config import DirectionVectorConfig
@@ -33,27 +33,68 @@ PAPER = {
 }
 
 
-def template(name: str) -> str:
-    """Text of a card template, for instance `directions`."""
-    return files(__package__).joinpath(f"{name}.md").read_text(encoding="utf-8")
+def directions_card(
+    config: DirectionVectorConfig,
+    *,
+    source: str = "path/to/these/files",
+    sha256: str | None = None,
+    license: str | None = None,
+    samples: Sequence[Mapping[str, Any]] = (),
+) -> str:
+    """The card of a set of directions: of which model, where added, in which unit, how well supported.
 
-
-def directions_card(config: DirectionVectorConfig) -> str:
-    """The card of a set of directions: what, where added, in which unit, how well supported."""
+    Args:
+        config: Their record.
+        source: Where they are loaded from, for the example.
+        sha256: Their fingerprint.
+        license: Identifier of a licence, as the Hub has it.
+        samples: What steering does, each with `criterion`, `prompt` and `answers`, pairs of strength and text.
+    """
+    base, first = hub_id(config.base_model), config.names[0]
+    strength = config.strengths[first].positive if first in config.strengths else None
+    name = base or (Path(config.base_model).name if config.base_model else "a local model")
     data = ModelCardData(
-        base_model=config.base_model if config.base_model and "/" in config.base_model.strip("/") else None,
-        library_name="hf_icon2",
-        tags=["activation-steering", "direction-vectors", "icon2"],
+        base_model=base,
+        base_model_relation="adapter" if base else None,  # else the Hub lists it as a fine-tune
+        library_name=LIBRARY,
+        license=license,
+        tags=["activation-steering", "steering-vectors", "direction-vectors", "icon2"],
     )
-    return str(
-        ModelCard.from_template(
-            data,
-            template_str=template("directions"),
-            config=config,
-            rows=[_evidence_row(config, name) for name in config.names],
-            versions=", ".join(f"{name} {number}" for name, number in config.versions.items()),
-        )
+    return render(
+        "directions",
+        data,
+        base=plain(name),
+        link=base and f"https://huggingface.co/{base}",
+        model=base or "path/to/model",
+        revision=config.base_model_revision,
+        source=source,
+        sha256=sha256,
+        license=license,
+        samples=samples,
+        config=config,
+        steering={first: strength or 0.1},
+        rows=[_direction_row(config, name) for name in config.names],
+        versions=", ".join(f"{name} {number}" for name, number in config.versions.items()),
+        paper=PAPER,
     )
+
+
+def pairs_card(data: Mapping[str, Any], *, license: str | None, **figures: object) -> str:
+    """The card of preference pairs; `hf_icon2.synthesis.publishing` collects what it says.
+
+    Args:
+        data: Further metadata.
+        license: Identifier of a licence, as the Hub has it.
+        **figures: Values of the template `pairs.md`.
+    """
+    metadata = DatasetCardData(
+        license=license,
+        task_categories=["text-generation"],
+        annotations_creators=["machine-generated"],
+        tags=[LIBRARY, "preference", "dpo", "trl", "synthetic", "activation-steering", "icon2"],
+        **data,
+    )
+    return render("pairs", metadata, license=license, paper=PAPER, **figures)
 
 
 def adapter_card(base_model: str | None, record: Mapping[str, str], modules: Sequence[str]) -> str:
@@ -65,21 +106,16 @@ def adapter_card(base_model: str | None, record: Mapping[str, str], modules: Seq
         modules: Names of the linear layers that get a bias.
     """
     data = ModelCardData(
-        base_model=base_model if base_model and "/" in base_model.strip("/") else None,
+        base_model=hub_id(base_model),
         library_name="peft",
         pipeline_tag="text-generation",
         tags=["activation-steering", "direction-vectors", "icon2", "beft"],
     )
-    text = template("steering_adapter")
-    return str(
-        ModelCard.from_template(
-            data, template_str=text, base_model=base_model, record=record, modules=modules
-        )
-    )
+    return render("steering_adapter", data, base_model=base_model, record=record, modules=modules)
 
 
-def _evidence_row(config: DirectionVectorConfig, name: str) -> dict[str, object]:
-    """One line of the card's table: means over the criterion's control layers."""
+def _direction_row(config: DirectionVectorConfig, name: str) -> dict[str, object]:
+    """What the card says of one criterion; evidence is the mean over its control layers."""
     record, layers = config.evidence.get(name, {}), config.control_layers[name]
     columns = [config.layers.index(layer) for layer in layers]
 
@@ -87,11 +123,16 @@ def _evidence_row(config: DirectionVectorConfig, name: str) -> dict[str, object]
         values = record.get(key)
         return f"{sum(values[column] for column in columns) / len(columns):.2f}" if values else "not measured"
 
+    strengths = config.strengths.get(name)
+    tuned = {
+        side: "not tuned" if getattr(strengths, side, None) is None else f"{getattr(strengths, side):g}"
+        for side in ("positive", "negative", "maximum")
+    }
     return {
         "name": name,
         "layers": ", ".join(map(str, layers)),
         "pooling": config.pooling.get(name, "unknown"),
-        "strengths": config.strengths.get(name),
+        **tuned,
         "accuracy": mean("held_out_accuracy"),
         "control": mean("random_accuracy"),
         "stability": mean("split_half_cosine"),
@@ -117,26 +158,23 @@ def model_card(
         provenance: `rows`, `columns`, `directions`, `criteria` (each `name`, `pairs`, `chosen`, `rejected`).
         training: `settings` (name to value), `monitor` (a sentence) and `versions`.
     """
-    local = (
-        base_model is None or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", base_model) or Path(base_model).exists()
-    )
+    base = hub_id(base_model)
     data = ModelCardData(
         model_name=model_name,
-        base_model=None if local else base_model,
+        base_model=base,
         datasets=dataset_name,
         library_name="transformers",
         pipeline_tag="text-generation",
         tags=["generated_from_trainer", *tags],
     )
-    return str(
-        ModelCard.from_template(
-            data,
-            template_str=template("dpo_model"),
-            local=local,
-            base_model=base_model and (Path(base_model).name if local else base_model),
-            dataset_name=dataset_name,
-            paper=PAPER,
-            **provenance,
-            **training,
-        )
+    return render(
+        "dpo_model",
+        data,
+        model_name=model_name or "A model trained on its own preferences",
+        local=base is None,
+        base_model=base or (base_model and Path(base_model).name),
+        dataset_name=dataset_name,
+        paper=PAPER,
+        **provenance,
+        **training,
     )

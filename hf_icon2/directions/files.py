@@ -11,7 +11,7 @@ from huggingface_hub.errors import HFValidationError
 from torch import Tensor
 
 from hf_icon2.cards import CARD_NAME, LIBRARY, directions_card
-from hf_icon2.directions.config import CONFIG_NAME, DirectionVectorConfig
+from hf_icon2.directions.config import CONFIG_NAME
 from hf_icon2.directions.pair import VECTORS_NAME, write_pair
 from hf_icon2.hub.transfer import card_metadata, download, make_repo, push_folder
 from hf_icon2.storage import write_atomic
@@ -44,11 +44,12 @@ def find_folder(source: str | os.PathLike[str], subfolder: str = "", **hub: Any)
     return folder
 
 
-def write_directions(folder: Path, config: DirectionVectorConfig, tensor: Tensor, card: str | None) -> Path:
+def write_directions(directions: DirectionVectors, folder: Path, card: str | None) -> Path:
     """Writes record, vectors and card, each whole or not at all; without a given card one that is there stays."""
-    write_pair(folder, config, tensor)
+    write_pair(folder, directions.config, directions.tensor)
     if card is not None or not (folder / CARD_NAME).exists():
-        write_atomic(folder / CARD_NAME, directions_card(config) if card is None else card)
+        text = directions_card(directions.config, sha256=directions.sha256) if card is None else card
+        write_atomic(folder / CARD_NAME, text)
     return folder
 
 
@@ -70,7 +71,8 @@ def push_directions(
     there = card_metadata(repo_id, path_in_repo=path_in_repo, revision=revision, token=token)
     foreign = there is not None and there.get("library_name") != LIBRARY
     with tempfile.TemporaryDirectory() as folder:
-        directions.save_pretrained(folder, card=card)
+        ours = directions_card(directions.config, source=repo_id, sha256=directions.sha256)
+        directions.save_pretrained(folder, card=ours if card is None else card)
         return push_folder(
             Path(folder),
             repo_id,

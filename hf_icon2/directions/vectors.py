@@ -221,7 +221,7 @@ class DirectionVectors:
             folder: Made if missing.
             card: Text of README.md; None writes `directions_card` unless a README.md is already there.
         """
-        return write_directions(Path(folder), self.config, self.tensor, card)
+        return write_directions(self, Path(folder), card)
 
     @classmethod
     def from_pretrained(cls, source: str | os.PathLike[str], **hub: Unpack[Download]) -> DirectionVectors:
