@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from huggingface_hub.errors import HFValidationError
-from torch import Tensor
 
 from hf_icon2.cards import CARD_NAME, LIBRARY, directions_card
 from hf_icon2.directions.config import CONFIG_NAME
