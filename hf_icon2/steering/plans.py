@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hf_icon2.directions.config import check_choice
 from hf_icon2.directions.vectors import DirectionVectors
-from hf_icon2.steering.padding import real_tokens
+from hf_icon2.steering.masks import real_tokens
 
 RowSteering = Mapping[str, float]
 Steering = RowSteering | Sequence[RowSteering | None]

@@ -6,7 +6,7 @@ from transformers import StaticCache
 
 from hf_icon2 import make_steerable, steer
 from hf_icon2.prompts import pad_batch
-from hf_icon2.steering.padding import real_tokens
+from hf_icon2.steering.masks import real_tokens
 
 STEERINGS = [{"honesty": 3.0}, None, {"honesty": -3.0, "helpfulness": 2.0}]
 NEW = 8
