@@ -10,50 +10,19 @@ import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
-from transformers.generation.logits_process import TopPLogitsWarper
 
 from hf_icon2.blocks import unwrap
 from hf_icon2.directions.vectors import DirectionVectors
 from hf_icon2.prompts import pad_batch
 from hf_icon2.steering.cache import joinable, joined, roomy_cache
 from hf_icon2.steering.hooks import SteeringState, steered_trunk
-from hf_icon2.steering.noise import gumbel_noise
-from hf_icon2.steering.plans import Plan, RowSteering, plan_steering
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How tokens are chosen.
-
-    Args:
-        max_new_tokens: Longest answer.
-        temperature: Divides the logits; 0 takes the most likely token.
-        top_p: Keeps the smallest set of tokens with this probability mass, 0 to 1.
-    """
-
-    max_new_tokens: int = 256
-    temperature: float = 1.0
-    top_p: float = 1.0
-
-    def __post_init__(self) -> None:
-        if self.max_new_tokens < 1:
-            raise ValueError(f"max_new_tokens must be at least 1, got {self.max_new_tokens}")
-        if self.temperature < 0:
-            raise ValueError(f"temperature must be 0 (greedy) or more, got {self.temperature}")
-        if not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p must be above 0 and at most 1, got {self.top_p}")
-
-
-class Completion(NamedTuple):
-    """One answer: token ids without the end token, and "stop" or "length"."""
-
-    ids: list[int]
-    finish_reason: str
+from hf_icon2.steering.plans import Plan, RowSteering
+from hf_icon2.steering.sampling import Completion, Sampling, Tasks
+from hf_icon2.steering.separate_runs import run_separately, shares_prefill
 
 
 def generate_variants(
@@ -98,41 +67,16 @@ def generate_variants(
     if directions is None and any(map(any, variants)):
         raise ValueError("a variant is steered, so directions are needed; pass directions=...")
     ends = set(stop_ids) | _end_ids(model)
-    engine = _Engine(unwrap(model), *steered_trunk(model), sampling, pad, ends, progress)
+    inner, (trunk, state) = unwrap(model), steered_trunk(model)
     if directions is not None:
-        directions.check_model(engine.state.hidden_size, engine.state.num_layers)
-    flat = (list(chain(*rows)) for rows in (variants, seeds, limits))
-    tasks = _Tasks(prompts, directions, *flat)
-    engine.run(tasks, batch_size)
-    answers = [Completion(ids, reason) for ids, reason in zip(tasks.answers, tasks.reasons, strict=True)]
-    return [answers[row * len(prompts) : (row + 1) * len(prompts)] for row in range(len(variants))]
-
-
-@dataclass
-class _Tasks:
-    """What to answer, and the answers so far; answer v * N + n is variant v of prompt n."""
-
-    prompts: Sequence[Sequence[int]]
-    directions: DirectionVectors | None
-    steerings: list[RowSteering | None]
-    seeds: list[int]
-    limits: list[int]
-
-    def __post_init__(self) -> None:
-        self.variants = len(self.seeds) // max(len(self.prompts), 1)
-        self.answers: list[list[int]] = [[] for _ in self.seeds]
-        self.reasons = ["length"] * len(self.seeds)
-
-    def places(self, batch: Sequence[int]) -> list[int]:
-        """The answers to the prompts of a batch, variant by variant."""
-        return [row * len(self.prompts) + index for row in range(self.variants) for index in batch]
-
-    def plan(self, places: Sequence[int]) -> Plan | None:
-        """The steering of these rows, all of whose tokens are steered."""
-        steerings = [self.steerings[place] for place in places]
-        if self.directions is None or not any(steerings):
-            return None
-        return plan_steering(self.directions, steerings, start=0, masked=False)
+        directions.check_model(state.hidden_size, state.num_layers)
+    flat = [*chain(*variants)], [*chain(*seeds)], [*chain(*limits)]
+    tasks = Tasks(prompts, directions, *flat, ends, progress)
+    if shares_prefill(inner):
+        _Engine(inner, trunk, state, sampling, pad).run(tasks, batch_size)
+    else:
+        run_separately(inner, state, tasks, sampling, pad, batch_size)
+    return tasks.completions()
 
 
 @dataclass
@@ -154,19 +98,12 @@ class _Engine:
     state: SteeringState
     sampling: Sampling
     pad: int
-    stop_ids: set[int]
-    progress: Callable[[int], object]
 
     def __post_init__(self) -> None:
-        if self.model._is_stateful:
-            raise ValueError(
-                f"{type(self.model).__name__} keeps no reorderable cache; it is not supported here"
-            )
         self.takes_positions = "position_ids" in inspect.signature(self.trunk.forward).parameters
-        self.warp = TopPLogitsWarper(self.sampling.top_p) if self.sampling.top_p < 1 else None
 
     @torch.no_grad()
-    def run(self, tasks: _Tasks, batch_size: int) -> None:
+    def run(self, tasks: Tasks, batch_size: int) -> None:
         """Answers all tasks; waiting prompts come in whenever half of the rows have ended."""
         waiting = sorted(range(len(tasks.prompts)), key=lambda index: len(tasks.prompts[index]))
         rows: _Rows | None = None
@@ -176,11 +113,13 @@ class _Engine:
                 batch = [waiting.pop() for _ in range(min(free, len(waiting)))]
                 rows = self._join(rows, self._prefill(tasks, batch), tasks)
             assert rows is not None
-            chosen = self._choose(self._logits(rows), tasks, rows.places)
-            ended = self._record(chosen.tolist(), rows.places, tasks)
+            seeds = [tasks.seeds[place] for place in rows.places]
+            steps = [len(tasks.answers[place]) for place in rows.places]
+            chosen = self.sampling.choose(self._logits(rows), seeds, steps)
+            ended = tasks.record(chosen.tolist(), rows.places)
             rows = None if len(ended) == len(rows.places) else _advance(rows, chosen, ended)
 
-    def _prefill(self, tasks: _Tasks, batch: list[int]) -> _Rows:
+    def _prefill(self, tasks: Tasks, batch: list[int]) -> _Rows:
         """Runs the prompts without their last token, once, and makes a row per variant and prompt."""
         prompts = [tasks.prompts[index] for index in batch]
         ids, mask = (tensor.to(self.model.device) for tensor in pad_batch(prompts, self.pad, side="left"))
@@ -208,7 +147,7 @@ class _Engine:
             cache=cache,
         )
 
-    def _join(self, rows: _Rows | None, new: _Rows, tasks: _Tasks) -> _Rows:
+    def _join(self, rows: _Rows | None, new: _Rows, tasks: Tasks) -> _Rows:
         """Puts rows side by side, each filled up on the left; columns that are padding in all rows go."""
         if rows is None:
             return new
@@ -237,36 +176,6 @@ class _Engine:
             )
         logits: Tensor = output.logits
         return logits[:, -1].float()
-
-    def _choose(self, logits: Tensor, tasks: _Tasks, places: list[int]) -> Tensor:
-        """Temperature and top-p first, then noise, then arg-max; (R,)."""
-        if self.sampling.temperature == 0:
-            return logits.argmax(-1)
-        scores = logits / self.sampling.temperature
-        if self.warp is not None:
-            scores = self.warp(None, scores)
-        keys = [(tasks.seeds[place], len(tasks.answers[place])) for place in places]
-        unique = {key: row for row, key in enumerate(dict.fromkeys(keys))}
-        seeds, steps = zip(*unique, strict=True)
-        noise = gumbel_noise(seeds, steps, scores.shape[-1], scores.device)
-        if len(unique) < len(keys):
-            noise = noise[torch.tensor([unique[key] for key in keys], device=scores.device)]
-        return scores.add_(noise).argmax(-1)
-
-    def _record(self, chosen: list[int], places: list[int], tasks: _Tasks) -> set[int]:
-        """Appends the tokens and returns the rows that have ended."""
-        ended = set()
-        for row, (token, place) in enumerate(zip(chosen, places, strict=True)):
-            if token in self.stop_ids:
-                tasks.reasons[place] = "stop"
-                ended.add(row)
-                continue
-            tasks.answers[place].append(token)
-            if len(tasks.answers[place]) == tasks.limits[place]:
-                ended.add(row)
-        if ended:
-            self.progress(len(ended))
-        return ended
 
     def _positions(self, positions: Tensor) -> dict[str, Tensor]:
         return {"position_ids": positions} if self.takes_positions else {}
@@ -298,3 +207,6 @@ def _advance(rows: _Rows, chosen: Tensor, ended: set[int]) -> _Rows:
 def _end_ids(model: PreTrainedModel) -> set[int]:
     ends = unwrap(model).generation_config.eos_token_id
     return {ends} if isinstance(ends, int) else set(ends or ())
+
+
+__all__ = ["Completion", "Sampling", "generate_variants"]

@@ -1,0 +1,109 @@
+"""Each variant by a run of its own, for models whose cache cannot be shared: state-space models and their like.
+
+The prompt is read once per variant instead of once. Only prompts of equal length share a batch: a recurrent state
+has no mask that would keep padding out of it.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Sequence
+from functools import partial
+from itertools import groupby
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import (
+    GenerationConfig,
+    GenerationMixin,
+    LogitsProcessor,
+    LogitsProcessorList,
+    PreTrainedModel,
+)
+
+from hf_icon2.steering.hooks import SteeringState
+from hf_icon2.steering.sampling import Sampling, Tasks
+
+
+def shares_prefill(model: PreTrainedModel) -> bool:
+    """Whether transformers' own cache carries all that a model keeps of a prompt, so that its rows can be copied."""
+    takes_cache = "past_key_values" in inspect.signature(type(model).forward).parameters
+    return takes_cache and bool(model._supports_default_dynamic_cache())  # type: ignore[operator]
+
+
+class _Chooser(LogitsProcessor):
+    """Leaves each row one token: the one that the shared decoding would choose."""
+
+    def __init__(self, sampling: Sampling, seeds: Sequence[int], prompt: int) -> None:
+        self.sampling, self.seeds, self.prompt = sampling, seeds, prompt
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        step = input_ids.shape[1] - self.prompt
+        chosen = self.sampling.choose(scores.float(), self.seeds, [step] * len(self.seeds))
+        return torch.full_like(scores, -torch.inf).scatter_(1, chosen[:, None], 0.0)
+
+
+def run_separately(
+    model: PreTrainedModel, state: SteeringState, tasks: Tasks, sampling: Sampling, pad: int, batch_size: int
+) -> None:
+    """Answers all tasks by `generate`, one variant and one prompt length at a time.
+
+    Args:
+        model: With steering hooks.
+        state: Of these hooks.
+        tasks: What to answer.
+        sampling: How tokens are chosen.
+        pad: Padding id, for rows that have ended.
+        batch_size: Largest number of rows.
+    """
+    for batch in _batches(tasks.prompts, batch_size):
+        for variant in range(tasks.variants):
+            places = tasks.places(batch)[variant * len(batch) : (variant + 1) * len(batch)]
+            ids = torch.tensor([list(tasks.prompts[index]) for index in batch], device=model.device)
+            columns = ids.shape[1]
+            chooser = _Chooser(sampling, [tasks.seeds[place] for place in places], columns)
+            config = GenerationConfig(
+                max_new_tokens=max(tasks.limits[place] for place in places),
+                do_sample=False,
+                num_beams=1,
+                num_return_sequences=1,
+                eos_token_id=sorted(tasks.stop_ids) or None,
+                pad_token_id=pad,
+            )
+            with state.active(tasks.plan(places, start=columns - 1)):
+                rows = GenerationMixin.generate(
+                    model,  # type: ignore[arg-type]
+                    ids,
+                    attention_mask=torch.ones_like(ids),
+                    generation_config=config,
+                    custom_generate=partial(_decode, chooser=chooser),
+                )
+            _record(tasks, places, rows[:, columns:].tolist())
+
+
+def _decode(
+    model: PreTrainedModel, input_ids: Tensor, logits_processor: object, chooser: _Chooser, **kwargs: Any
+) -> Any:  # noqa: ANN401
+    """Transformers' plain decoding loop, with our choice of tokens in place of the model's processors."""
+    return type(model)._sample(  # type: ignore[attr-defined]
+        model, input_ids, logits_processor=LogitsProcessorList([chooser]), **kwargs
+    )
+
+
+def _record(tasks: Tasks, places: Sequence[int], rows: Sequence[Sequence[int]]) -> None:
+    """Token by token, as long as a row has not ended."""
+    running = list(range(len(places)))
+    for column in zip(*rows, strict=True):
+        if not running:
+            return
+        ended = tasks.record([column[row] for row in running], [places[row] for row in running])
+        running = [row for position, row in enumerate(running) if position not in ended]
+
+
+def _batches(prompts: Sequence[Sequence[int]], size: int) -> Iterator[list[int]]:
+    """Indices of prompts of one length, the longest first, at most `size` together."""
+    order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
+    for _, group in groupby(order, key=lambda index: len(prompts[index])):
+        indices = list(group)
+        yield from (indices[start : start + size] for start in range(0, len(indices), size))
