@@ -117,7 +117,7 @@ def test_something_that_is_no_transformers_model_is_refused():
 def test_encoder_decoder_models_are_refused():
     config = T5Config(vocab_size=32, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2)
     with pytest.raises(
-        ValueError, match="T5ForConditionalGeneration is an encoder-decoder model; only decoder"
+        ValueError, match="T5ForConditionalGeneration cannot be steered .*: it is an encoder-decoder model"
     ):
         find_blocks(T5ForConditionalGeneration(config))
 
@@ -143,8 +143,8 @@ def test_a_model_with_several_residual_streams_is_refused_by_the_name_of_its_blo
     )
     model = AutoModelForCausalLM.from_config(config)
     expected = (
-        r"Gemma3nForCausalLM: block 0 \(Gemma3nTextDecoderLayer\) puts out shape \(2, 1, 2, 16\) .*"
-        r"expected \(1, 2, 16\); it is not supported"
+        r"Gemma3nForCausalLM cannot .*: block 0 \(Gemma3nTextDecoderLayer\) puts out shape \(2, 3, 2, 16\) .*"
+        r"expected \(3, 2, 16\)"
     )
     with pytest.raises(ValueError, match=expected):
         find_blocks(model)
@@ -153,7 +153,9 @@ def test_a_model_with_several_residual_streams_is_refused_by_the_name_of_its_blo
 def test_a_model_that_runs_a_block_twice_is_refused(tiny_model):
     model = tiny_model("llama")
     model.model.layers[2] = model.model.layers[1]
-    with pytest.raises(ValueError, match=r"LlamaForCausalLM does not run its decoder blocks once each"):
+    with pytest.raises(
+        ValueError, match=r"LlamaForCausalLM cannot .*: it does not run its decoder blocks once each"
+    ):
         find_blocks(model)
 
 
@@ -161,7 +163,7 @@ def test_a_model_without_a_list_of_blocks_is_refused(tiny_model):
     model = tiny_model("llama")
     model.config.num_hidden_layers = 7
     with pytest.raises(
-        ValueError, match="LlamaForCausalLM has no list of 7 decoder blocks; it is not supported"
+        ValueError, match="LlamaForCausalLM cannot be steered .*: it has no list of 7 decoder blocks"
     ):
         find_blocks(model)
 

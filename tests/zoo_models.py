@@ -61,7 +61,7 @@ EXTRA: dict[str, dict[str, object]] = {
         }
     },
     "cpmant": {"dim_ff": 64, "dim_head": 8},
-    "dbrx": {"attn_config": {"rope_theta": 1e4}},
+    "dbrx": {"attn_config": {"rope_theta": 1e4, "clip_qkv": 8.0}},
     "falcon": {"-head_dim": None},
     "gemma3n_text": {"num_kv_shared_layers": 0},
     "gpt_neo": {"attention_types": [[["global", "local"], 2]], "window_size": 8},
@@ -70,6 +70,9 @@ EXTRA: dict[str, dict[str, object]] = {
     "kimi_linear": HYBRID | {"linear_head_dim": 8, "linear_num_heads": 4},
     "lfm2_moe": {"layer_types": ["conv", "full_attention"] * 2},
     "mamba2": {"num_heads": 8, "head_dim": 8, "n_groups": 1, "chunk_size": 8},
+    # Past its window transformers' cache forgets what its full pass still sees, so decoding has no one truth.
+    "moshi": {"sliding_window": 128},
+    "rwkv": {"rescale_every": 2},
     "prophetnet": {
         "-num_hidden_layers": None,
         "num_encoder_attention_heads": 4,

@@ -6,7 +6,6 @@ prompts decode as rows of one batch; a row that has ended leaves it, and waiting
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -20,6 +19,7 @@ from hf_icon2.directions.vectors import DirectionVectors
 from hf_icon2.prompts import pad_batch
 from hf_icon2.steering.cache import joinable, joined, roomy_cache
 from hf_icon2.steering.hooks import SteeringState, steered_trunk
+from hf_icon2.steering.padding import try_padding
 from hf_icon2.steering.plans import Plan, RowSteering
 from hf_icon2.steering.sampling import Completion, Sampling, Tasks
 from hf_icon2.steering.separate_runs import run_separately, shares_prefill
@@ -100,7 +100,8 @@ class _Engine:
     pad: int
 
     def __post_init__(self) -> None:
-        self.takes_positions = "position_ids" in inspect.signature(self.trunk.forward).parameters
+        with self.state.active(None):
+            self.padding = try_padding(self.model, self.trunk, self.pad)
 
     @torch.no_grad()
     def run(self, tasks: Tasks, batch_size: int) -> None:
@@ -109,8 +110,8 @@ class _Engine:
         rows: _Rows | None = None
         while waiting or rows:
             free = batch_size - (-(-len(rows.places) // tasks.variants) if rows else 0)
-            if waiting and 2 * free >= batch_size and (rows is None or joinable(rows.cache)):
-                batch = [waiting.pop() for _ in range(min(free, len(waiting)))]
+            if waiting and 2 * free >= batch_size and (rows is None or self._joins(rows)):
+                batch = self._next_batch(waiting, free, tasks)
                 rows = self._join(rows, self._prefill(tasks, batch), tasks)
             assert rows is not None
             seeds = [tasks.seeds[place] for place in rows.places]
@@ -118,6 +119,17 @@ class _Engine:
             chosen = self.sampling.choose(self._logits(rows), seeds, steps)
             ended = tasks.record(chosen.tolist(), rows.places)
             rows = None if len(ended) == len(rows.places) else _advance(rows, chosen, ended)
+
+    def _joins(self, rows: _Rows) -> bool:
+        """Whether other rows can come beside these, which means padding."""
+        return self.padding.harmless and joinable(rows.cache)
+
+    def _next_batch(self, waiting: list[int], size: int, tasks: Tasks) -> list[int]:
+        """Takes at most `size` prompts off the end of `waiting`; where padding does harm, of one length only."""
+        if not self.padding.harmless:
+            lengths = [len(tasks.prompts[index]) for index in waiting]
+            size = min(size, lengths.count(lengths[-1]))
+        return [waiting.pop() for _ in range(min(size, len(waiting)))]
 
     def _prefill(self, tasks: Tasks, batch: list[int]) -> _Rows:
         """Runs the prompts without their last token, once, and makes a row per variant and prompt."""
@@ -133,7 +145,7 @@ class _Engine:
                     attention_mask=mask[:, :-1] if padded else None,
                     past_key_values=cache,
                     use_cache=True,
-                    **self._positions(positions[:, :-1]),
+                    **self.padding.arguments(positions[:, :-1]),
                 )
         places = tasks.places(batch)
         index = torch.arange(len(batch), device=ids.device).repeat(len(places) // len(batch))
@@ -172,13 +184,10 @@ class _Engine:
                 attention_mask=rows.mask,
                 past_key_values=rows.cache,
                 use_cache=True,
-                **self._positions(rows.positions),
+                **self.padding.arguments(rows.positions),
             )
         logits: Tensor = output.logits
         return logits[:, -1].float()
-
-    def _positions(self, positions: Tensor) -> dict[str, Tensor]:
-        return {"position_ids": positions} if self.takes_positions else {}
 
 
 def _advance(rows: _Rows, chosen: Tensor, ended: set[int]) -> _Rows:

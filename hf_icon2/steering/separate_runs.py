@@ -1,7 +1,7 @@
 """Each variant by a run of its own, for models whose cache cannot be shared: state-space models and their like.
 
-The prompt is read once per variant instead of once. Only prompts of equal length share a batch: a recurrent state
-has no mask that would keep padding out of it.
+The prompt is read once per variant instead of once. Only prompts of equal length share a batch, since no mask keeps
+padding out of a recurrent state; and where transformers lets the rows of a batch disturb each other (RWKV), none do.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from transformers import (
     PreTrainedModel,
 )
 
+from hf_icon2.blocks import ordinary_ids, same_states
 from hf_icon2.steering.hooks import SteeringState
 from hf_icon2.steering.sampling import Sampling, Tasks
 
@@ -57,7 +58,9 @@ def run_separately(
         pad: Padding id, for rows that have ended.
         batch_size: Largest number of rows.
     """
-    for batch in _batches(tasks.prompts, batch_size):
+    with state.active(None):
+        size = batch_size if _rows_are_independent(model) else 1
+    for batch in _batches(tasks.prompts, size):
         for variant in range(tasks.variants):
             places = tasks.places(batch)[variant * len(batch) : (variant + 1) * len(batch)]
             ids = torch.tensor([list(tasks.prompts[index]) for index in batch], device=model.device)
@@ -72,14 +75,36 @@ def run_separately(
                 pad_token_id=pad,
             )
             with state.active(tasks.plan(places, start=columns - 1)):
-                rows = GenerationMixin.generate(
-                    model,  # type: ignore[arg-type]
-                    ids,
-                    attention_mask=torch.ones_like(ids),
-                    generation_config=config,
-                    custom_generate=partial(_decode, chooser=chooser),
-                )
+                rows = _generate(model, ids, config, custom_generate=partial(_decode, chooser=chooser))
             _record(tasks, places, rows[:, columns:].tolist())
+
+
+def _generate(model: PreTrainedModel, ids: Tensor, config: GenerationConfig, **kwargs: Any) -> Any:  # noqa: ANN401
+    mask = torch.ones_like(ids)  # the plan in force stays: a steerable model's own generate could replace it
+    return GenerationMixin.generate(
+        model,  # type: ignore[arg-type]
+        ids,
+        attention_mask=mask,
+        generation_config=config,
+        **kwargs,
+    )
+
+
+def _rows_are_independent(model: PreTrainedModel) -> bool:
+    """Whether the second token of a row comes from the same logits with another row beside it."""
+    a, b, c = ordinary_ids(model)
+    ids = torch.tensor([[a, b], [c, a]], device=model.device)
+    config = GenerationConfig(
+        max_new_tokens=2,
+        min_new_tokens=2,
+        do_sample=False,
+        num_beams=1,
+        num_return_sequences=1,
+        return_dict_in_generate=True,
+        output_logits=True,
+    )
+    both, alone = (_generate(model, ids[:rows], config).logits[-1][0] for rows in (2, 1))
+    return same_states(alone, both)
 
 
 def _decode(
