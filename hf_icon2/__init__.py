@@ -73,7 +73,14 @@ if TYPE_CHECKING:
 
 __all__ = sorted(["__version__", *_HOME])
 
-_EXTRA_OF = {"trl": "train", "accelerate": "train", "peft": "peft", "matplotlib": "report"}
+_EXTRA_OF = {
+    "trl": "train",
+    "accelerate": "train",
+    "peft": "peft",
+    "matplotlib": "report",
+    "gguf": "gguf",
+    "gradio": "playground",
+}
 
 
 def __getattr__(name: str) -> object:
