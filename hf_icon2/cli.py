@@ -28,7 +28,11 @@ COMMANDS = {
     "train": "DPO on the pairs",
     "evaluate": "measure before and after",
 }
-TOOLS: tuple[str, ...] = ("export", "playground")  # modules of hf_icon2.commands, each a command of its own
+TOOLS: tuple[str, ...] = (
+    "export",
+    "playground",
+    "push",
+)  # modules of hf_icon2.commands, each a command of its own
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -27,8 +27,9 @@ import transformers  # noqa: E402
 import transformers.models.llama.modeling_llama  # noqa: E402, F401
 from huggingface_hub import HfApi, hf_hub_download  # noqa: E402
 
-from hf_icon2 import DirectionVectors, make_steerable  # noqa: E402
+from hf_icon2 import DirectionVectors, make_steerable, push_pairs_to_hub  # noqa: E402
 from hf_icon2.cli import main  # noqa: E402
+from hf_icon2.synthesis.pairs import pair_dataset  # noqa: E402
 
 FILES = ("direction_vector_config.json", "direction_vectors.safetensors")
 
@@ -77,6 +78,38 @@ def steer(repo, model, strength, **options):
     return loaded.generate(prompt, steering=steering, max_new_tokens=8, do_sample=False).tolist()
 
 
+def push_pairs(rows, repo, *, splits=False, **options):
+    pairs = pair_dataset(rows, chat=True)
+    pairs = datasets.DatasetDict(train=pairs, test=pairs) if splits else pairs
+    return {"url": str(push_pairs_to_hub(pairs, repo, **options))}
+
+
+def train(base, pairs, repo, folder):
+    """Two steps of DPO on pairs of the Hub, pushed the way of `Trainer`; the logits of the result."""
+    from hf_icon2 import Icon2DPOConfig, Icon2DPOTrainer
+
+    settings = Icon2DPOConfig(
+        folder, max_steps=2, report_to="none", use_cpu=True, hub_model_id=repo, learning_rate=1e-3, bf16=False
+    )
+    rows = datasets.load_dataset(pairs, split="train")
+    trainer = Icon2DPOTrainer(base, args=settings, train_dataset=rows)
+    trainer.train()
+    trainer.push_to_hub(dataset_name=pairs)
+    return logits(trainer.model)
+
+
+def trained(repo, **options):
+    """Logits of a model of the Hub, and whether its tokenizer has a chat template."""
+    model = transformers.AutoModelForCausalLM.from_pretrained(repo, **options)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(repo, **options)
+    return {"logits": logits(model), "chat": tokenizer.chat_template is not None}
+
+
+def logits(model):
+    with torch.no_grad():
+        return model.eval()(torch.arange(3, 9)[None]).logits[0, -1].tolist()
+
+
 def command(*arguments):
     """Exit status of `hf-icon2`, and what it prints."""
     with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
@@ -92,7 +125,10 @@ def rows(repo, **options):
 
 ACTIONS = {
     action.__name__: action
-    for action in (push_directions, load_directions, files, text, upload, tag, listing, steer, rows)
+    for action in (
+        *(push_directions, load_directions, files, text, upload, tag, listing, steer, rows),
+        *(push_pairs, train, trained),
+    )
 }
 
 
@@ -120,6 +156,7 @@ def serve():
     for line in sys.stdin:
         child = os.fork()
         if child == 0:
+            os.dup2(2, 1)  # libraries may print
             carry_out(json.loads(line))
             os._exit(0)
         print(child, flush=True)

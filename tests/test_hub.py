@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from hf_icon2 import DirectionVectors, make_steerable
+from hf_icon2 import DirectionVectors, Recipe, make_steerable
 
 HERE = Path(__file__).parent
 FILES = ("direction_vector_config.json", "direction_vectors.safetensors")
@@ -402,3 +403,151 @@ def test_a_fresh_process_pulls_over_http_and_later_loads_without_it(hub, saved, 
         )
         assert done.stdout.strip() == directions.sha256, done.stderr
         assert bool(hub.news()) == (offline == "0")
+
+
+def pair(number, criterion="honesty", digest="a" * 64, flags=()):
+    """A row as a run stores it."""
+    return {
+        "prompt": [{"role": "user", "content": f"What is {number} and {number}?"}],
+        "chosen": [{"role": "assistant", "content": f"It is {2 * number}."}],
+        "rejected": [{"role": "assistant", "content": "Who cares."}],
+        "id": str(number),
+        "criterion": criterion,
+        "strength_chosen": 0.2,
+        "strength_rejected": -0.1,
+        "directions_sha256": digest,
+        "noise": "shared",
+        "seed": number,
+        "flags": list(flags),
+        "tokens_chosen": 5,
+        "tokens_rejected": 4,
+        "finish_chosen": "stop",
+        "finish_rejected": "stop",
+    }
+
+
+def test_pairs_are_loaded_by_plain_datasets_and_replace_earlier_ones(hub, tmp_path):
+    first, second = [pair(number) for number in range(4)], [pair(number) for number in range(5, 7)]
+    hub("push_pairs", rows=first, repo="me/pairs", splits=True, license="cc0-1.0")
+    assert hub("rows", repo="me/pairs", cache_dir=str(tmp_path)) == {"train": first, "test": first}
+    hub("push_pairs", rows=second, repo="me/pairs")
+    assert hub("rows", repo="me/pairs", cache_dir=str(tmp_path)) == {"train": second}
+    assert hub("listing", repo="me/pairs", repo_type="dataset") == [
+        *(".gitattributes", "README.md", "data/train-00000-of-00001.parquet")
+    ]
+    card = hub("text", repo="me/pairs", name="README.md", repo_type="dataset")
+    assert 'load_dataset("me/pairs", split="train")' in card and "# me/pairs" in card
+
+
+def test_a_dataset_of_somebody_else_is_not_overwritten(hub):
+    card = "---\nconfigs:\n- config_name: default\n  data_files: data/mine.parquet\n---\n# Mine\n"
+    hub("upload", repo="me/foreign", repo_type="dataset", path="README.md", content=card)
+    error, said = hub.refuses("push_pairs", rows=[pair(0)], repo="me/foreign")
+    assert (error, said[:61]) == (
+        "ValueError",
+        "me/foreign holds a dataset that was not written here (its car",
+    )
+    assert hub("listing", repo="me/foreign", repo_type="dataset") == [".gitattributes", "README.md"]
+
+
+def test_a_killed_upload_of_pairs_leaves_the_earlier_ones(hub, tmp_path):
+    old, new = [pair(number) for number in range(3)], [pair(number) for number in range(10, 12)]
+    hub("push_pairs", rows=old, repo="me/steady")
+    hub.faults({"method": "PUT", "path": "/lfs/", "times": 1, "stall_after": 100})
+    job = hub.start("push_pairs", rows=new, repo="me/steady")
+    hub.wait_for("stalled", "PUT")
+    job.kill()
+    assert hub("rows", repo="me/steady", cache_dir=str(tmp_path)) == {"train": old}
+    hub("push_pairs", rows=new, repo="me/steady")
+    assert hub("rows", repo="me/steady", cache_dir=str(tmp_path)) == {"train": new}
+
+
+@pytest.fixture
+def run_folder(directions, tiny_llama_dir, tmp_path):
+    """What `hf-icon2 run` leaves, as far as it is pushed."""
+    folder = tmp_path / "run"
+    based = replace(directions, config=replace(directions.config, base_model="me/base"))
+    (based * 2.0).save_pretrained(folder / "directions")
+    based.save_pretrained(folder / "tuned")
+    shutil.copytree(tiny_llama_dir, folder / "model")
+    (folder / "model" / "README.md").write_text("---\nlibrary_name: transformers\n---\n# Aligned\n")
+    (folder / "model" / "training_args.bin").write_bytes(b"a pickle")
+    (folder / "pairs").mkdir()
+    rows = [pair(0, digest=based.sha256), pair(1, digest=based.sha256, flags=["identical"])]
+    (folder / "pairs" / "00000.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    recipe = Recipe.from_dict({"model": "me/base", "synthesis": {"instructions": "me/questions"}})
+    (folder / "recipe.json").write_text(json.dumps(recipe.to_dict()))
+    return folder, based, rows
+
+
+def test_the_command_pushes_what_a_run_has_made(hub, run_folder, tmp_path):
+    folder, based, rows = run_folder
+    hub("upload", repo="me/base", path="README.md", content="---\nlicense: llama3.2\n---\n")
+    card = "---\nlicense: other\nlicense_name: questions-1.0\n---\n"
+    hub("upload", repo="me/questions", repo_type="dataset", path="README.md", content=card)
+
+    def push(*arguments):
+        done = hub("command", MINE, "push", str(folder), *arguments)
+        assert done["status"] == 0, done["err"]
+        assert not re.search("hf_token", done["out"] + done["err"])
+        return done["out"]
+
+    said = push("--what", "directions", "--repo", "me/run-directions", "--private", "--license", "mit")
+    assert said.startswith(f"pushed directions to me/run-directions: {hub.address}/me/run-directions/commit/")
+    assert hub("load_directions", repo="me/run-directions")["sha256"] == based.sha256
+    assert "license: mit" in hub("text", repo="me/run-directions", name="README.md")
+    assert hub.refuses("load_directions", SOMEONE, repo="me/run-directions", cache_dir=str(tmp_path))
+
+    push("--what", "pairs", "--repo", "me/run-pairs", "--message", "Pairs of a run")
+    assert hub("rows", repo="me/run-pairs", cache_dir=str(tmp_path)) == {"train": rows[:1]}
+    card = hub("text", repo="me/run-pairs", name="README.md", repo_type="dataset")
+    for line in (
+        "- Model: [me/base](https://huggingface.co/me/base), revision unknown.",
+        "| me/base | model, answers | llama3.2 |",
+        "| me/questions | dataset, instructions | questions-1.0 |",
+        "| pairs.noise | shared |",
+    ):
+        assert line in card, line
+
+    push("--what", "model", "--repo", "me/run-model", "--revision", "trial")
+    there = hub("listing", repo="me/run-model", revision="trial")
+    assert {"model.safetensors", "tokenizer.json", "README.md"} <= set(there)
+    assert "training_args.bin" not in there
+    assert hub("listing", repo="me/run-model") == [".gitattributes"]
+
+
+def test_the_command_says_what_it_cannot_push(hub, run_folder, tmp_path):
+    folder, _, _ = run_folder
+    cases = {
+        str(folder): "is a run; say with --what which of directions, model, pairs to push",
+        str(tmp_path): "holds neither a run (recipe.json), nor directions",
+        str(tmp_path / "none"): "there is no folder",
+    }
+    for path, sentence in cases.items():
+        done = hub("command", MINE, "push", path, "--repo", "me/none")
+        assert (done["status"], sentence in done["err"]) == (1, True), done["err"]
+    done = hub("command", "hf_token_that_is_old", "push", str(folder / "tuned"), "--repo", "me/none")
+    assert (done["status"], done["out"]) == (1, "")
+    assert done["err"].startswith(
+        "error: the Hub refused the login for me/none (Invalid credentials in Authori"
+    )
+
+
+def test_a_trained_model_is_pushed_with_its_card_and_loads_back(hub, tiny_llama_dir, tmp_path):
+    hub("push_pairs", rows=[pair(number) for number in range(4)], repo="me/lessons")
+    expected = hub(
+        "train",
+        base=str(tiny_llama_dir),
+        pairs="me/lessons",
+        repo="me/aligned",
+        folder=str(tmp_path / "aligned"),
+    )
+    assert hub("trained", repo="me/aligned") == {"logits": expected, "chat": True}
+    card = hub("text", repo="me/aligned", name="README.md")
+    for line in (
+        "datasets: me/lessons",
+        "4 pairs of [me/lessons](https://huggingface.co/datasets/me/lessons)",
+        "| honesty | 4 | 0.2 | -0.1 |",
+        "| steps | 2 of 2 |",
+    ):
+        assert line in card, line

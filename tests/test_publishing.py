@@ -151,12 +151,12 @@ def test_pairs_without_provenance_are_published_too(tmp_path):
     assert "flag" not in card.split("## Limits")[0]
 
 
-def test_no_name_or_prompt_breaks_a_card(tiny_llama, random_directions, tmp_path):
+def test_no_text_breaks_a_card(tiny_llama, random_directions, tmp_path):
     """Tables keep their columns, fences come in pairs, and there is one block of metadata, on top."""
-    directions = random_directions(tiny_llama, names=(EVIL, "plain"))
+    directions = random_directions(tiny_llama, names=("honesty", "plain"))
     config = replace(
         directions.config,
-        criteria=(Criterion(EVIL, EVIL, EVIL + "not"), directions.config.criteria[1]),
+        criteria=(Criterion("honesty", EVIL, EVIL + "not"), directions.config.criteria[1]),
         base_model=EVIL,
         base_model_revision=EVIL,
         versions={EVIL: EVIL},
@@ -168,7 +168,7 @@ def test_no_name_or_prompt_breaks_a_card(tiny_llama, random_directions, tmp_path
         directions_card(config, source=EVIL, license="mit", samples=samples),
         (
             save_pairs(
-                pairs(row(0, EVIL, digest=directions.sha256, flags=[EVIL])),
+                pairs(row(0, digest=directions.sha256), row(1, EVIL, digest=directions.sha256, flags=[EVIL])),
                 tmp_path / "pairs",
                 directions=directions,
                 recipe=recipe,

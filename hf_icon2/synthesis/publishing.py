@@ -5,18 +5,20 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, Unpack
 
-from datasets import Dataset, DatasetDict
+from datasets import Dataset, DatasetDict, load_dataset
 
 from hf_icon2.cards import CARD_NAME, LIBRARY
 from hf_icon2.hub.transfer import card_metadata, make_repo, push_folder
 from hf_icon2.synthesis.pair_figures import Recipe, card_of, source_names
+from hf_icon2.synthesis.pairs import pair_dataset
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitInfo
@@ -141,6 +143,29 @@ def push_pairs_to_hub(
             create_pr=create_pr,
             delete=["data/*.parquet"],
         )
+
+
+def load_pairs(folder: Path, *, without: Sequence[str] = ()) -> Pairs:
+    """Pairs of a folder: of `save_pairs`, or the `*.jsonl` files of a run.
+
+    Args:
+        folder: Where they lie.
+        without: Flags whose rows are left out.
+
+    Raises:
+        FileNotFoundError: If there are none.
+    """
+    files = sorted(folder.glob("*.jsonl"))
+    if files:
+        rows = [json.loads(line) for file in files for line in file.read_text(encoding="utf-8").splitlines()]
+        kept = [row for row in rows if not set(row["flags"]) & set(without)]
+        return pair_dataset(kept, chat=bool(kept) and not isinstance(kept[0]["prompt"], str))
+    if not list((folder / "data").glob("*.parquet")):
+        raise FileNotFoundError(
+            f"{folder} holds no pairs (*.jsonl of a run, or data/*.parquet of save_pairs)"
+        )
+    pairs: DatasetDict = load_dataset(str(folder))
+    return pairs.filter(lambda row: not set(row["flags"]) & set(without)) if without else pairs
 
 
 def _write(splits: Mapping[str, Dataset], folder: Path, *, card: str | None, **facts: Any) -> Path:  # noqa: ANN401
