@@ -95,20 +95,25 @@ class DirectionVectorConfig:
         self._check_known("scale", self.scale, get_args(Scale))
         self._check_lengths(set(names))
         if list(self.layers) != sorted(set(self.layers)) or not self.layers:
-            raise ValueError(f"layers must be ascending and unique, got {self.layers}")
+            raise ValueError(f"layers must be ascending and unique, got {shortened(self.layers)}")
         if not 0 <= self.layers[0] <= self.layers[-1] < self.num_layers:
-            raise ValueError(f"layers {self.layers} do not fit a model of {self.num_layers} blocks")
+            raise ValueError(
+                f"layers {shortened(self.layers)} do not fit a model of {shortened(self.num_layers)} blocks"
+            )
         for name in names:
-            missing = set(self.control_layers.get(name, ())) - set(self.layers)
-            if missing or not self.control_layers.get(name):
+            chosen = self.control_layers.get(name)
+            if not chosen or set(chosen) - set(self.layers):
                 raise ValueError(
-                    f"control layers of {name!r} are {self.control_layers.get(name)}; choose at least one "
-                    f"out of {self.layers}"
+                    f"control layers of {name!r} are {shortened(chosen)}; choose at least one out of "
+                    f"{shortened(self.layers)}"
                 )
             self._check_known(f"pooling of {name!r}", self.pooling.get(name), get_args(Pooling))
-        kinds = [type(self.instructions.get(what)) for what in ("number", "fingerprint")]
-        if kinds != [int, str] and not self.imported:
-            raise ValueError(f"instructions must have a number and a fingerprint, got {self.instructions}")
+        known = (*map(self.instructions.get, ("number", "fingerprint")), self.chat_template_sha256)
+        if [type(value) for value in known] != [int, str, str] and not self.imported:
+            raise ValueError(
+                "the number and fingerprint of the instructions and the fingerprint of the chat template must be "
+                f"known of directions that were measured, got {shortened(known)}"
+            )
 
     def _check_known(self, what: str, value: object, allowed: tuple[str, ...]) -> None:
         if value is not None or not self.imported:
@@ -200,4 +205,4 @@ def _config_and_digest(data: Any) -> tuple[DirectionVectorConfig, str | None]:  
 def check_choice(what: str, value: object, allowed: tuple[str, ...]) -> None:
     """Raises ValueError for a value that is not among the allowed ones."""
     if value not in allowed:
-        raise ValueError(f"{what} is {value!r}; allowed: {', '.join(allowed)}")
+        raise ValueError(f"{what} is {shortened(value)}; allowed: {', '.join(allowed)}")

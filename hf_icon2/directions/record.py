@@ -6,6 +6,7 @@ What is read may be anything. A ValueError says what is wrong; nothing is built 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import math
 import typing
@@ -17,6 +18,7 @@ from typing import Any, Literal, TypeVar
 Kind = TypeVar("Kind")
 
 _DEEPEST = 16
+_hints = functools.cache(typing.get_type_hints)
 _NAMES = {int: "a whole number", float: "a number", str: "text", type(None): "null"}
 
 
@@ -57,7 +59,7 @@ def build(kind: type[Kind], data: Any, where: str = "") -> Kind:  # noqa: ANN401
         raise ValueError(f"{here} lacks {sorted(missing)}; the file is incomplete")
     if unknown := set(data) - set(fields):
         raise ValueError(f"{here} has unknown fields {shortened(sorted(unknown))}; known: {sorted(fields)}")
-    hints = typing.get_type_hints(kind)
+    hints = _hints(kind)
     prefix = f"{where}." if where else ""
     return kind(**{name: _typed(hints[name], value, f"{prefix}{name}") for name, value in data.items()})
 
