@@ -59,7 +59,7 @@ def build(kind: type[Kind], data: Any, where: str = "") -> Kind:  # noqa: ANN401
         raise ValueError(f"{here} lacks {sorted(missing)}; the file is incomplete")
     if unknown := set(data) - set(fields):
         raise ValueError(f"{here} has unknown fields {shortened(sorted(unknown))}; known: {sorted(fields)}")
-    hints = _hints(kind)
+    hints = _hints(kind)  # type: ignore[arg-type]  # a class is hashable
     prefix = f"{where}." if where else ""
     return kind(**{name: _typed(hints[name], value, f"{prefix}{name}") for name, value in data.items()})
 
