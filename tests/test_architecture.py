@@ -27,7 +27,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "steering": GROUND | {"directions"},
     "interchange": GROUND | {"directions", "steering"},
     "synthesis": GROUND | {"directions", "steering"},
-    "trainers": {"cards"},
+    "trainers": {"cards", "directions", "steering"},
     "judges": set(),
     "evaluation": set(),
     "toy": set(),

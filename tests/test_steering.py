@@ -9,6 +9,7 @@ import warnings
 import pytest
 import torch
 import torch._dynamo.testing
+from transformers import DynamicCache
 
 from hf_icon2 import make_steerable, steer
 from hf_icon2.directions.config import StrengthRange
@@ -130,6 +131,37 @@ def test_steering_starts_at_the_column_asked_for(model, one_layer, start):
     torch.testing.assert_close(
         added[start:], one_layer.at("honesty", 1).expand(7 - start, -1), atol=1e-3, rtol=0
     )
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("splits", [[7], [4, 3], [1] * 7])
+def test_each_row_may_have_a_start_of_its_own(model, directions, side, splits):
+    rows, starts = rows_of(7, 4), (5, 2)
+    ids, mask = pad_batch(rows, 0, side=side)
+    positions = (mask.cumsum(-1) - 1).clamp(min=0)
+    columns = [
+        start + (7 - len(row) if side == "left" else 0) for start, row in zip(starts, rows, strict=True)
+    ]
+    cache, pieces, seen = DynamicCache(config=model.config), [], 0
+    with torch.no_grad(), steer(model, directions, STEERING, start=columns):
+        for piece, place in zip(ids.split(splits, dim=1), positions.split(splits, dim=1), strict=True):
+            seen += piece.shape[1]
+            pieces.append(
+                model(piece, attention_mask=mask[:, :seen], position_ids=place, past_key_values=cache).logits
+            )
+    together = torch.cat(pieces, dim=1)
+    for row, (ids, start) in enumerate(zip(rows, starts, strict=True)):
+        with steer(model, directions, STEERING, start=start):
+            alone = logits(model, torch.tensor([ids]))
+        torch.testing.assert_close(together[row, mask[row].bool()], alone[0], atol=2e-3, rtol=1e-4)
+
+
+def test_starts_for_another_number_of_rows_are_refused(model, directions):
+    with (
+        steer(model, directions, STEERING, start=[1, 2]),
+        pytest.raises(ValueError, match="for 2 rows, but the model runs 3"),
+    ):
+        logits(model, torch.tensor(rows_of(5, 5, 5)))
 
 
 @pytest.mark.parametrize("splits", [[4, 1, 1, 1], [2, 3, 2], [1] * 7])

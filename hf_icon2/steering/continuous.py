@@ -45,7 +45,8 @@ class ContinuousPlan(Plan):
     """
 
     def __init__(self, plan: Plan) -> None:
-        if any(len(vectors) > 1 for vectors in plan.vectors.values()):
+        per_row = isinstance(plan.start, Tensor) or any(len(rows) > 1 for rows in plan.vectors.values())
+        if per_row:
             raise ValueError(
                 "continuous batching packs its requests into one row, so it takes one steering for all of them, not "
                 "one per row; call generate_batch() once per steering, or use generate(steering=[...])"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -148,7 +148,11 @@ def _remove_hooks(model: nn.Module) -> None:
 
 @contextmanager
 def steer(
-    model: nn.Module, directions: DirectionVectors, steering: Steering, *, start: int | None = None
+    model: nn.Module,
+    directions: DirectionVectors,
+    steering: Steering,
+    *,
+    start: int | Sequence[int] | Tensor | None = None,
 ) -> Iterator[None]:
     """Steers every forward pass of this thread inside the `with` block, whatever library makes it.
 
@@ -159,13 +163,15 @@ def steer(
         model: Causal LM, or a PEFT model around one.
         directions: Measured on this model.
         steering: Strength per criterion for all rows, or a list with one mapping (or None) per row.
-        start: First steered column of the sequence, cached columns counted; all by default.
+        start: First steered column of the sequence, cached columns counted; one for all rows, or one per row,
+            (B,), as for prompts of several lengths that are padded on the right. All by default.
 
     Raises:
         ValueError: For an unknown criterion, directions of another model, or an unsupported architecture.
     """
     state = steering_state(model)
     directions.check_model(state.hidden_size, state.num_layers)
-    plan = plan_steering(directions, steering, start=start, masked=True)
+    first = start if start is None or isinstance(start, int) else torch.as_tensor(start)
+    plan = plan_steering(directions, steering, start=first, masked=True)
     with state.active(plan), state.open_block():
         yield

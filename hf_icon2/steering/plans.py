@@ -16,6 +16,7 @@ from hf_icon2.steering.masks import real_tokens
 RowSteering = Mapping[str, float]
 Steering = RowSteering | Sequence[RowSteering | None]
 """Strength per criterion for all rows, or one such mapping (or None) per row."""
+Start = int | Tensor | None
 Positions = Literal["last", "all"]
 """The last prompt token and what follows, or every real token, as exported directions do."""
 
@@ -35,7 +36,8 @@ class Plan:
 
     Args:
         vectors: Per layer, what to add to each of R rows, (R, D) float32; R = 1 serves any number of rows.
-        start: First steered column of the sequence, counted over the whole prompt; None steers every column.
+        start: First steered column of the sequence, cached columns counted, for all rows or of each, (R,); None
+            steers every column.
         masked: Whether any pass may come: padding is then told by the attention mask, and a single token may
             begin a sequence. False for one generation that starts at the last column of left-padded prompts.
 
@@ -43,7 +45,7 @@ class Plan:
         ran: Whether any pass has come.
     """
 
-    def __init__(self, vectors: Mapping[int, Tensor], *, start: int | None, masked: bool) -> None:
+    def __init__(self, vectors: Mapping[int, Tensor], *, start: Start, masked: bool) -> None:
         self.vectors = dict(vectors)
         self.start = start
         self.masked = masked
@@ -73,16 +75,24 @@ class Plan:
         """
         tokens = inputs.shape[1]
         self.ran = True
-        if self.start is None or (self._reached and tokens == 1 and not self.masked):
+        self.mask = real_tokens(attention_mask, tokens, past) if self.masked else None
+        if isinstance(self.start, Tensor):
+            self.offset, self.mask = 0, self._from_start_of_row(inputs, past, self.mask)
+        elif self.start is None or (self._reached and tokens == 1 and not self.masked):
             self.offset = 0  # generating, a single token is always a new one: no look at the cache needed
         else:
             if self.masked and attention_mask is None and tokens > 1:
                 _check_one_sequence_per_row(position_ids)
-            first = 0 if past is None else int(past.get_seq_length())  # type: ignore[attr-defined]
-            offset = max(0, self.start - first)
+            offset = max(0, self.start - _cached_columns(past))
             self.offset = offset if offset < tokens else None
             self._reached = self._reached or self.offset is not None
-        self.mask = real_tokens(attention_mask, tokens, past) if self.masked else None
+
+    def _from_start_of_row(self, inputs: Tensor, past: object | None, real: Tensor | None) -> Tensor:
+        """Which columns of the pass each row has steered, (B, T)."""
+        starts = _for_rows(self.start, len(inputs)).to(inputs.device)  # type: ignore[arg-type]
+        columns = torch.arange(inputs.shape[1], device=inputs.device) + _cached_columns(past)
+        steered = columns >= starts[:, None]
+        return steered if real is None else steered & (real != 0)
 
     def begin_packed(self, inputs: Tensor, *, continuous: bool) -> None:
         """Notes a pass over several sequences that stand side by side in one row, without padding.
@@ -140,12 +150,8 @@ class Plan:
         ):
             return buffer
         vectors = self.vectors[layer]
-        if len(vectors) > 1 and rows != len(vectors):
-            if rows % len(vectors):
-                raise ValueError(
-                    f"this steering is for {len(vectors)} rows, but the model runs {rows}; give one entry per row"
-                )
-            vectors = vectors.repeat_interleave(rows // len(vectors), dim=0)
+        if len(vectors) > 1:
+            vectors = _for_rows(vectors, rows)
         self._buffers[layer] = vectors[:, None, :].to(device=hidden.device, dtype=hidden.dtype)
         return self._buffers[layer]
 
@@ -167,7 +173,7 @@ def plan_steering(
     directions: DirectionVectors,
     steering: Steering,
     *,
-    start: int | None,
+    start: Start,
     masked: bool,
     rows: int | None = None,
 ) -> Plan:
@@ -223,6 +229,21 @@ def check_steering(directions: DirectionVectors, steering: RowSteering | None) -
                 stacklevel=2,
             )
     return dict(steering)
+
+
+def _for_rows(values: Tensor, rows: int) -> Tensor:
+    """One value per row of a pass; beams and returned sequences repeat each row."""
+    if rows == len(values):
+        return values
+    if rows % len(values):
+        raise ValueError(
+            f"this steering is for {len(values)} rows, but the model runs {rows}; give one entry per row"
+        )
+    return values.repeat_interleave(rows // len(values), dim=0)
+
+
+def _cached_columns(past: object | None) -> int:
+    return 0 if past is None else int(past.get_seq_length())  # type: ignore[attr-defined]
 
 
 def _check_one_sequence_per_row(position_ids: Tensor | None) -> None:

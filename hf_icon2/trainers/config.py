@@ -8,7 +8,7 @@ from trl import DPOConfig  # type: ignore[attr-defined]
 
 @dataclass
 class Icon2DPOConfig(DPOConfig):
-    """Settings of `Icon2DPOTrainer`. The only change to `DPOConfig` is the paper's defaults and five fields.
+    """Settings of `Icon2DPOTrainer`. The only change to `DPOConfig` is the paper's defaults and six fields.
 
     The paper's (section 5): beta 0.1, learning rate 5e-7, one epoch, cosine schedule, 10 % warm-up. Its batch
     of 128 is per_device_train_batch_size x gradient_accumulation_steps x devices, which your machine decides.
@@ -26,7 +26,12 @@ class Icon2DPOConfig(DPOConfig):
         reward_hacking_tolerance: Warn beyond this part of the way from the paper's curve to its
             reward-hacking one; above 0, at most 1.
         reward_hacking_window: Fewest examples that the compared accuracy is averaged over.
+        reference_steering: Strength per criterion by which the reference is steered, from each prompt's last
+            token on, with the directions of `make_steerable`; on the command line as JSON. By default the
+            reference is never steered, not even while the policy trains inside `steer`.
     """
+
+    _VALID_DICT_FIELDS = [*DPOConfig._VALID_DICT_FIELDS, "reference_steering"]
 
     learning_rate: float = field(default=5e-7, metadata={"help": "The initial learning rate for AdamW."})
     num_train_epochs: float = field(default=1.0, metadata={"help": "Epochs to train."})
@@ -59,6 +64,11 @@ class Icon2DPOConfig(DPOConfig):
         default=512, metadata={"help": "Fewest examples that the compared accuracy is averaged over."}
     )
 
+    reference_steering: dict[str, float] | str | None = field(
+        default=None,
+        metadata={"help": "Strength per criterion by which the reference is steered, as JSON; unset: not."},
+    )
+
     def __post_init__(self) -> None:
         gpu = not self.use_cpu and is_torch_bf16_gpu_available()
         if self.bf16 is None:
@@ -74,6 +84,11 @@ class Icon2DPOConfig(DPOConfig):
         if self.early_stopping_patience is not None:
             self._prepare_early_stopping(self.early_stopping_patience)
         super().__post_init__()  # type: ignore[no-untyped-call]
+        if isinstance(self.reference_steering, str):
+            raise ValueError(
+                "reference_steering must map criteria to strengths, as JSON like '{\"honesty\": 0.1}'; got "
+                f"{self.reference_steering!r}"
+            )
 
     def _prepare_early_stopping(self, patience: int) -> None:
         """Has the best model tracked, saved when it is found, and restored at the end."""

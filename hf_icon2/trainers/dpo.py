@@ -16,13 +16,13 @@ from datasets import Dataset, IterableDataset
 from torch import Tensor, nn
 from transformers import EarlyStoppingCallback, PreTrainedModel, TrainerCallback
 from transformers.trainer_utils import SchedulerType
-from trl import DPOTrainer  # type: ignore[attr-defined]
 
 from hf_icon2.cards import PAPER, model_card
 from hf_icon2.trainers.config import Icon2DPOConfig
 from hf_icon2.trainers.losses import dpo_loss
 from hf_icon2.trainers.monitor import RewardHackingMonitor
 from hf_icon2.trainers.pairs import PAIR_COLUMNS, check_pairs, pair_columns, provenance
+from hf_icon2.trainers.reference import SteeredReferenceMixin, described, reference_directions
 
 if TYPE_CHECKING:
     from peft import PeftConfig
@@ -31,7 +31,7 @@ Pairs: TypeAlias = Dataset | IterableDataset
 Collate = Callable[[list[dict[str, Any]]], dict[str, Any]]
 
 
-class Icon2DPOTrainer(DPOTrainer):
+class Icon2DPOTrainer(SteeredReferenceMixin):
     """DPO with a weight and a margin per pair. The only change to `DPOTrainer` is what these add to the loss.
 
     Float columns `weight` and `margin` of a dataset, for instance from the self-check of the pairs, enter the
@@ -74,6 +74,7 @@ class Icon2DPOTrainer(DPOTrainer):
         args = Icon2DPOConfig("icon2-dpo") if args is None else args
         _check_arguments(args, model, kwargs.get("processing_class"))
         _check_datasets(args, train_dataset, eval_dataset)
+        self._reference_directions = reference_directions(model, args.reference_steering)
         if ref_model is None and peft_config is None and not args.precompute_ref_log_probs:
             ref_model = _reference_copy(model)
         tolerance, window = args.reward_hacking_tolerance, args.reward_hacking_window
@@ -103,7 +104,7 @@ class Icon2DPOTrainer(DPOTrainer):
     def compute_ref_log_probs(self, model: nn.Module, inputs: dict[str, Any]) -> tuple[Tensor, Tensor]:
         """As in TRL, which would hand the two columns to the model."""
         inputs = _without_pair_columns(inputs)
-        chosen, rejected = super().compute_ref_log_probs(model, inputs)  # type: ignore[no-untyped-call]
+        chosen, rejected = super().compute_ref_log_probs(model, inputs)
         return chosen, rejected
 
     def compute_loss(
@@ -119,17 +120,13 @@ class Icon2DPOTrainer(DPOTrainer):
         log-probabilities are read from the forward passes that TRL makes, so that none is made twice.
         """
         shape = {name: inputs[name] for name in PAIR_COLUMNS if name in inputs}
-        rest = (_without_pair_columns(inputs), return_outputs, num_items_in_batch)
+        batch = self.with_reference(_without_pair_columns(inputs))
+        with self.reference_given(), _recorded_log_probs(self.model) as passes:
+            result = super().compute_loss(model, batch, return_outputs, num_items_in_batch)  # type: ignore[no-untyped-call]
         if not shape:
-            return super().compute_loss(model, *rest)  # type: ignore[no-untyped-call]
-        with _recorded_log_probs(self.model, self.ref_model) as passes:
-            result = super().compute_loss(model, *rest)  # type: ignore[no-untyped-call]
-        tokens = inputs["completion_mask"].shape[1] - 1
-        policy = _pair_logps(passes[0], tokens)  # TRL asks the policy first, then the reference
-        if self.precompute_ref_logps:
-            reference = inputs["ref_chosen_logps"], inputs["ref_rejected_logps"]
-        else:
-            reference = _pair_logps(passes[1], tokens)
+            return result
+        policy = _pair_logps(passes[0], batch["completion_mask"].shape[1] - 1)
+        reference = batch["ref_chosen_logps"], batch["ref_rejected_logps"]
         shaped = dpo_loss(*policy, *reference, beta=self.beta, **shape)
         change = (shaped - dpo_loss(*policy, *reference, beta=self.beta)).mean()
         return (result[0] + change, result[1]) if return_outputs else result + change
@@ -179,6 +176,7 @@ class Icon2DPOTrainer(DPOTrainer):
             "pairs per step": args.pairs_per_step,
             "steps": f"{state.global_step} of {state.max_steps}",
             "precision": "bfloat16" if args.bf16 else "float16" if args.fp16 else "float32",
+            "reference steered by": described(args.reference_steering),
             "trained": "adapter" if is_peft_model(self.model) else "all weights",
             "per-pair columns": ", ".join(name for name in PAIR_COLUMNS if name in columns) or "none",
             "best held-out metric": best or "not tracked",
@@ -201,19 +199,18 @@ def _without_pair_columns(inputs: dict[str, Any]) -> dict[str, Any]:
 
 
 @contextmanager
-def _recorded_log_probs(*models: nn.Module | None) -> Iterator[list[Tensor]]:
-    """Log-probabilities of the forward passes inside, in order; each (2B, >= T - 1) in nats."""
+def _recorded_log_probs(model: Any) -> Iterator[list[Tensor]]:  # noqa: ANN401 - whatever wraps the model
+    """Log-probabilities of the model's forward passes inside, in order; each (2B, >= T - 1) in nats."""
     passes: list[Tensor] = []
 
     def record(module: nn.Module, args: object, output: Any) -> None:  # noqa: ANN401 - TRL's private class
         passes.append(output.log_probs)
 
-    handles = [model.register_forward_hook(record) for model in models if model is not None]
+    handle = model.register_forward_hook(record)
     try:
         yield passes
     finally:
-        for handle in handles:
-            handle.remove()
+        handle.remove()
 
 
 def _pair_logps(log_probs: Tensor, tokens: int) -> tuple[Tensor, Tensor]:
