@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import queue
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,6 +19,7 @@ MAX_CHARACTERS = 4000
 MAX_NEW_TOKENS = 512
 MAX_TEMPERATURE = 2.0
 MAX_SEED = 2**31 - 1
+_MAX_STRENGTH = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -47,14 +47,11 @@ class Request:
             raise ValueError(
                 f"The instruction has {len(self.prompt):,} characters; at most {MAX_CHARACTERS:,} are allowed here."
             )
-        for what, value, low, high in (
-            ("The longest answer", self.max_new_tokens, 1, MAX_NEW_TOKENS),
-            ("The temperature", self.temperature, 0, MAX_TEMPERATURE),
-            ("The seed", self.seed, 0, MAX_SEED),
-            *((f"The strength of {name}", value, -1e6, 1e6) for name, value in self.steering.items()),
-        ):
-            if not (isinstance(value, (int, float)) and math.isfinite(value) and low <= value <= high):
-                raise ValueError(f"{what} must be a number from {low:g} to {high:g}, got {value}.")
+        _check("The longest answer", self.max_new_tokens, 1, MAX_NEW_TOKENS, whole=True)
+        _check("The temperature", self.temperature, 0, MAX_TEMPERATURE)
+        _check("The seed", self.seed, 0, MAX_SEED, whole=True)
+        for name, strength in self.steering.items():
+            _check(f"The strength of {name}", strength, -_MAX_STRENGTH, _MAX_STRENGTH)
 
     @property
     def steerings(self) -> list[dict[str, float] | None]:
@@ -141,6 +138,14 @@ class _Stopped(StoppingCriteria):
 
     def __call__(self, input_ids: Tensor, scores: Tensor, **_: Any) -> Tensor:  # noqa: ANN401
         return torch.full((len(input_ids),), self.event.is_set(), device=input_ids.device)
+
+
+def _check(what: str, value: object, low: float, high: float, *, whole: bool = False) -> None:
+    """Raises ValueError for what is not a number in the range; NaN is in none."""
+    fits = isinstance(value, int if whole else (int, float)) and low <= value <= high
+    if not fits:
+        kind = "whole number" if whole else "number"
+        raise ValueError(f"{what} must be a {kind} from {low:,} to {high:,}, got {value}.")
 
 
 def _run(model: Any, arguments: dict[str, Any], tokens: queue.Queue[Any]) -> None:  # noqa: ANN401

@@ -30,7 +30,7 @@ Steer **{name}** along directions found in its own hidden states: one instructio
 """
 _STRENGTHS = """\
 ### Strengths of the + answer
-The − answer gets the opposite ones. A slider ends where the text would begin to break.
+The − answer gets the opposite ones. {limit}
 """
 
 
@@ -80,6 +80,8 @@ class _Page:
 
     def _controls(self) -> None:
         subject, config = self.subject, self.subject.directions.config
+        calibrated = all(known.maximum for known in config.strengths.values()) and config.strengths
+        limit = "A slider ends where the text would begin to break." if calibrated else ""
         self.prompt = gr.Textbox(
             subject.examples[0],
             label="Instruction",
@@ -93,7 +95,7 @@ class _Page:
             self.halt = gr.Button("Stop", min_width=110, elem_id="stop")
         self.parts["status"] = gr.HTML(status_html("Ready."), elem_id="status", padding=False)
         gr.Examples(list(subject.examples), self.prompt, label="Examples")
-        gr.Markdown(_STRENGTHS, elem_id="strengths")
+        gr.Markdown(_STRENGTHS.format(limit=limit), elem_id="strengths")
         self.sliders = []
         for index, criterion in enumerate(config.criteria):
             one = slider(config, criterion.name)
