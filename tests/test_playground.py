@@ -29,7 +29,7 @@ from hf_icon2.playground.markup import (
 )
 from hf_icon2.playground.projections import token_projections
 from hf_icon2.playground.sampling import SharedNoise
-from hf_icon2.playground.sliders import slider, strength_note
+from hf_icon2.playground.sliders import Slider, slider, strength_note
 from hf_icon2.playground.subject import open_model
 from hf_icon2.prompts import decode_answer, encode_prompt, template_fingerprint
 from hf_icon2.steering.decoding import Sampling, generate_variants
@@ -63,38 +63,17 @@ def last(updates):
     return shown
 
 
-def by_hand(model, directions, prompt, steering, steps):
-    """Greedy ids with a hook of its own on an unpatched copy: the vector is added from the last prompt token on."""
-    model = copy.deepcopy(model)
-    mixed = directions.mix(steering)
-
-    def hook(layer):
-        def add(_module, _args, output):
-            output[:, len(prompt) - 1 :] += mixed[layer]
-
-        return add
-
-    for layer in mixed:
-        model.model.layers[layer].register_forward_hook(hook(layer))
-    ids = list(prompt)
-    for _ in range(steps):
-        with torch.no_grad():
-            ids.append(int(model(torch.tensor([ids]), use_cache=False).logits[0, -1].argmax()))
-    return ids[len(prompt) :]
-
-
 # answers
 
 
-def test_the_three_answers_are_those_of_a_hook_made_by_hand(subject, tiny_llama):
+def test_the_three_answers_are_those_of_a_hook_made_by_hand(subject, tiny_llama, by_hand):
     prompt = encode_prompt(subject.tokenizer, "What is the colour of the sky?")
-    request = Request("x", STEERING, max_new_tokens=12)
-    *_, answers = stream_answers(subject.model, prompt, request, pad=0)
+    *_, answers = stream_answers(subject.model, prompt, Request("x", STEERING, max_new_tokens=12), pad=0)
     negated = {name: -value for name, value in STEERING.items()}
-    for answer, steering in zip(answers, (negated, {}, STEERING), strict=True):
-        expected = by_hand(tiny_llama, subject.directions, prompt, steering, 12)
-        expected = expected[: expected.index(2)] if 2 in expected else expected  # 2 ends an answer
-        assert list(answer.ids) == expected
+    assert [list(answer.ids) for answer in answers] == [
+        by_hand(tiny_llama, subject.directions, prompt, steering, new=12)
+        for steering in (negated, None, STEERING)
+    ]
     assert len({answer.ids for answer in answers}) == 3
 
 
@@ -284,19 +263,32 @@ def test_with_a_reference_set_consistency_is_in_its_standard_deviations(subject)
 
 
 def test_a_slider_ends_at_the_safe_maximum_and_marks_the_recommendation(subject):
-    config = subject.directions.with_strengths({"honesty": StrengthRange(0.2, -0.1, 0.2677)}).config
+    directions = subject.directions.with_strengths({"honesty": StrengthRange(0.2, -0.1, 0.2677)})
     # steps of 0.1 / 20 = 0.005; the largest multiple below 0.2677 is 0.265
-    one = slider(config, "honesty")
-    assert (one.limit, one.step, one.recommended, one.info) == (0.265, 0.005, 0.2, "recommended 0.2")
+    assert slider(directions, "honesty") == Slider(0.265, 0.005, 0.2, "recommended 0.2")
 
 
 @pytest.mark.parametrize(("scale", "limit"), [("residual", 0.5), ("contrast", 4.0), ("unit", 4.0)])
 def test_without_a_maximum_a_slider_ends_at_half_a_residual_norm(subject, scale, limit):
     # the tiny model's residual norm is said to be 8, its contrasts' 1: half of it is 4 contrasts or units
-    one = slider(replace(subject.directions.config, scale=scale), "honesty")
-    assert one.limit == limit
-    assert one.recommended == limit / 2
+    one = slider(subject.directions.rescaled(scale), "honesty")
+    assert (one.limit, one.recommended) == (limit, limit / 2)
     assert one.info.endswith("not calibrated")
+
+
+def test_norms_that_imported_directions_lack_are_measured(
+    tiny_llama_dir, tiny_llama, directions_dir, tmp_path
+):
+    made = DirectionVectors.from_pretrained(directions_dir)
+    config = replace(made.config, residual_norms=(), imported={"from": "elsewhere"})
+    replace(made, config=config).save_pretrained(tmp_path)
+    subject = open_model(str(tiny_llama_dir), str(tmp_path))
+    norms = []
+    for text in subject.examples:
+        ids = torch.tensor([encode_prompt(subject.tokenizer, text)])
+        with torch.no_grad():
+            norms.append(tiny_llama(ids, output_hidden_states=True).hidden_states[2][0, -1].norm().item())
+    assert subject.directions.config.residual_norms[1] == pytest.approx(sum(norms) / 3, rel=1e-4)
 
 
 def test_strengths_that_are_safe_alone_are_doubted_together(subject):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -73,7 +74,7 @@ class Answer:
 
 
 def stream_answers(
-    model: PreTrainedModel, prompt: Sequence[int], request: Request, *, pad: int
+    model: PreTrainedModel, prompt: Sequence[int], request: Request, *, pad: int, every: float = 0.0
 ) -> Iterator[list[Answer]]:
     """Answers under -, 0 and + as they grow: one batch of three rows, each steered in its own way.
 
@@ -84,9 +85,10 @@ def stream_answers(
         prompt: Token ids of the rendered instruction.
         request: Steering, sampling and length.
         pad: Padding id.
+        every: Least time between two results, in seconds.
 
     Yields:
-        The three answers after every step; steps that are over already come as one.
+        The three answers after every step, or after those that came in the meantime.
     """
     steerings = request.steerings
     tokens: queue.Queue[list[int] | BaseException | None] = queue.Queue()
@@ -107,9 +109,9 @@ def stream_answers(
     ends = _end_ids(model)
     answers = [Answer() for _ in steerings]
     try:
-        while (step := _take(tokens)) is not None:
-            for column in step:
-                answers = [_grown(*both, ends) for both in zip(answers, column, strict=True)]
+        while steps := _take(tokens, time.monotonic() + every):
+            for step in steps:
+                answers = [_grown(*both, ends) for both in zip(answers, step, strict=True)]
             yield answers
     finally:
         stop.set()
@@ -156,21 +158,21 @@ def _run(model: Any, arguments: dict[str, Any], tokens: queue.Queue[Any]) -> Non
         tokens.put(error)
 
 
-def _take(tokens: queue.Queue[Any]) -> list[list[int]] | None:
-    """All steps that have come, at least one; None at the end."""
-    steps = [tokens.get()]
-    while steps[-1] is not None and not isinstance(steps[-1], BaseException):
+def _take(tokens: queue.Queue[Any], until: float) -> list[list[int]]:
+    """The steps that come until a point in time, at least one; none at the end."""
+    steps: list[list[int]] = []
+    while not steps or time.monotonic() < until:
         try:
-            steps.append(tokens.get_nowait())
+            step = tokens.get(timeout=max(0.0, until - time.monotonic()) if steps else None)
         except queue.Empty:
-            return steps
-    last = steps.pop()
-    if isinstance(last, BaseException):
-        raise last
-    if steps:
-        tokens.put(None)
-        return steps
-    return None
+            break
+        if isinstance(step, BaseException):
+            raise step
+        if step is None:
+            tokens.put(None)  # for the next call, if there are steps to show first
+            break
+        steps.append(step)
+    return steps
 
 
 def _grown(answer: Answer, token: int, ends: set[int]) -> Answer:

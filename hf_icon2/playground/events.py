@@ -29,6 +29,8 @@ from hf_icon2.prompts import decode_answer, encode_prompt, pad_token_id
 
 logger = logging.getLogger(__name__)
 
+_EVERY = 0.08  # seconds; with every token of a fast model a browser falls behind, and Stop comes late
+
 Update = dict[str, Any]
 """New values of parts of the page, by name; parts that are not named stay."""
 
@@ -116,7 +118,7 @@ class Events:
         request = self._fitting(request, len(ids))
         shown = Shown(request, tuple(ids), (Answer(),) * len(request.steerings))
         yield {"status": status_html("Answering …"), **self._plain(shown), "legend": ""}
-        for answers in stream_answers(self.subject.model, ids, request, pad=self.pad):
+        for answers in stream_answers(self.subject.model, ids, request, pad=self.pad, every=_EVERY):
             shown = replace(shown, answers=tuple(answers))
             yield self._plain(shown)
         seconds = time.perf_counter() - began

@@ -98,7 +98,7 @@ class _Page:
         gr.Markdown(_STRENGTHS.format(limit=limit), elem_id="strengths")
         self.sliders = []
         for index, criterion in enumerate(config.criteria):
-            one = slider(config, criterion.name)
+            one = slider(subject.directions, criterion.name)
             self.sliders.append(
                 gr.Slider(
                     -one.limit,

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from hf_icon2.directions.config import DirectionVectorConfig, StrengthRange
+from hf_icon2.directions.vectors import DirectionVectors
 
 _DEFAULT = 0.5  # mean residual norms, where no maximum is known
 
@@ -28,10 +29,10 @@ class Slider:
     info: str
 
 
-def slider(config: DirectionVectorConfig, name: str) -> Slider:
+def slider(directions: DirectionVectors, name: str) -> Slider:
     """The slider of a criterion: to its safe maximum, or to half a residual norm where none is known."""
-    known = config.strengths.get(name, StrengthRange())
-    widest = known.maximum if known.maximum else _DEFAULT * _unit(config, name)
+    known = directions.config.strengths.get(name, StrengthRange())
+    widest = known.maximum if known.maximum else _DEFAULT * _residual_norm(directions, name)
     step = 10.0 ** math.floor(math.log10(widest)) / 20
     limit = _rounded(math.floor(widest / step + 1e-9) * step)
     wanted = limit / 2 if known.positive is None else min(known.positive, limit)
@@ -52,14 +53,13 @@ def strength_note(config: DirectionVectorConfig, steering: Mapping[str, float]) 
     return ""
 
 
-def _unit(config: DirectionVectorConfig, name: str) -> float:
-    """One mean residual norm in the directions' own unit of strength, mean over the control layers."""
-    if config.scale == "residual":
-        return 1.0
-    places = [config.layers.index(layer) for layer in config.control_layers[name]]
-    lengths = [config.contrast_norms[name][place] if config.scale == "contrast" else 1.0 for place in places]
-    norms = [config.residual_norms[place] for place in places]
-    return sum(norm / length for norm, length in zip(norms, lengths, strict=True)) / len(places)
+def _residual_norm(directions: DirectionVectors, name: str) -> float:
+    """The strength that adds one mean residual norm, mean over the control layers."""
+    config = directions.config
+    layers = config.control_layers[name]
+    norms = [config.residual_norms[config.layers.index(layer)] for layer in layers]
+    lengths = [float(directions.at(name, layer).norm()) for layer in layers]
+    return sum(norm / max(length, 1e-12) for norm, length in zip(norms, lengths, strict=True)) / len(layers)
 
 
 def _rounded(value: float) -> float:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from hf_icon2.blocks import Blocks, find_blocks
 from hf_icon2.directions.config import StrengthRange
-from hf_icon2.directions.extraction import extract_directions
+from hf_icon2.directions.extraction import extract_directions, last_token_states
 from hf_icon2.directions.vectors import DirectionVectors
 from hf_icon2.loading import load_model, load_tokenizer
 from hf_icon2.playground.snippet import Loading, model_loading, toy_loading
@@ -136,6 +136,8 @@ def open_model(
     if not directions and not texts:
         directions = source
     vectors = _load_directions(source, directions) if directions else _measure(model, tokenizer, texts)
+    if not vectors.config.residual_norms:  # imported, and nothing is said of them
+        vectors = _with_norms(model, tokenizer, vectors, texts or _EXAMPLES)
     return Subject(
         source,
         *_steerable(model, tokenizer, vectors),
@@ -172,6 +174,20 @@ def _measure(
     logger.info("looking for the largest safe strength of each criterion")
     spread = texts[:: max(1, len(texts) // _CALIBRATED_ON)][:_CALIBRATED_ON]
     return calibrate_maximum(model, tokenizer, directions, spread)
+
+
+def _with_norms(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    directions: DirectionVectors,
+    texts: Sequence[str],
+) -> DirectionVectors:
+    """The directions with residual norms, measured at the last token of a few instructions."""
+    config = directions.config
+    some = list(texts[:_CALIBRATED_ON])
+    states = last_token_states(model, tokenizer, some, layers=list(config.layers))  # (N, L, D)
+    norms = tuple(states.norm(dim=-1).mean(0).tolist())
+    return replace(directions, config=replace(config, residual_norms=norms))
 
 
 def _steerable(
