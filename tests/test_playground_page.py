@@ -26,9 +26,12 @@ from hf_icon2.toy import instructions, load_assistant
 
 CHROMIUM = shutil.which("chromium")
 MISSING = [name for name in ("playwright", "gradio") if importlib.util.find_spec(name) is None]
-pytestmark = pytest.mark.skipif(
-    bool(MISSING) or CHROMIUM is None, reason=f"needs {', '.join(MISSING) or 'a browser named chromium'}"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        bool(MISSING) or CHROMIUM is None, reason=f"needs {', '.join(MISSING) or 'a browser named chromium'}"
+    ),
+]
 
 SPACE = Path(__file__).parents[1] / "examples" / "space"
 FLAGS = [
