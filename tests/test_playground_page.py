@@ -302,9 +302,9 @@ def test_answers_stream_and_can_be_stopped(visit, endless_server):
     here.wait("Stopped.")
     lengths = here.page.evaluate("window.lengths")
     assert len(set(lengths)) > 5 and lengths == sorted(lengths)
-    footer = here.page.locator(".answer.plus footer").inner_text()
-    assert 0 < int(footer.split()[0]) < 512
-    assert "mean projection" in footer  # what has come is coloured
+    footer = here.page.locator(".answer.plus footer", has_text="mean projection")  # what has come is coloured
+    footer.wait_for()
+    assert 0 < int(footer.inner_text().split()[0]) < 512
     here.number("Longest answer, in tokens", "4")
     here.ask("And now?")  # the page goes on
     assert "4 tokens, cut at the limit" in here.page.locator(".answer.plus footer").inner_text()

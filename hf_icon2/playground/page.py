@@ -159,11 +159,11 @@ class _Page:
             show_progress="hidden",
             api_name="generate",
         )
-        self.halt.click(
+        # First cancelled, then coloured: the other way round a last streamed step could overwrite the colours.
+        self.halt.click(None, cancels=[running], api_visibility="private").then(
             self._stop,
             [self.parts["shown"], *look],
             outputs,
-            cancels=[running],
             show_progress="hidden",
             api_visibility="private",
         )
