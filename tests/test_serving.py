@@ -267,6 +267,68 @@ def test_a_model_that_came_from_no_folder_says_so(folder, toy_assistant, prompt)
         model.generate(**prompt, custom_generate=str(folder), trust_remote_code=True, steering={})
 
 
+PUSH_AND_LOAD = """
+import json, sys
+import torch
+from huggingface_hub import HfApi
+from transformers import AutoModelForCausalLM
+
+def push(folder):
+    HfApi().upload_folder(repo_id="me/assistant", folder_path=folder)
+
+def load(**options):
+    return AutoModelForCausalLM.from_pretrained("me/assistant", trust_remote_code=True, **options)
+
+folders, (prompt, settings) = sys.argv[1:3], json.loads(sys.argv[3])
+HfApi().create_repo("me/assistant", private=True)
+push(folders[0])
+pinned = load()
+push(folders[1])  # somebody pushes before the directions are read
+answers = [model.generate(torch.tensor(prompt), **settings).tolist() for model in (pinned, load())]
+print("\\n" + json.dumps(answers))
+"""
+
+
+def test_from_the_hub_the_directions_are_those_of_the_models_commit(
+    folder, directions, attached, prompt, tmp_path
+):
+    stronger = shutil.copytree(folder, tmp_path / "stronger")
+    (2 * directions).attach_to(stronger)
+    ids, steering = prompt["input_ids"], {"honesty": -0.3}
+    order = json.dumps([ids.tolist(), {**GREEDY, "steering": steering}])
+    hub = subprocess.Popen(
+        [sys.executable, Path(__file__).with_name("hub_server.py")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with hub:
+        try:
+            environment = {
+                **os.environ,
+                "HF_ENDPOINT": json.loads(hub.stdout.readline())["address"],
+                "HF_HOME": str(tmp_path / "home"),
+                "HF_HUB_DISABLE_XET": "1",
+                "HF_TOKEN": "hf_token_of_me",
+                "PYTHONPATH": str(Path(hf_icon2.__file__).parents[1]),
+            }
+            result = subprocess.run(
+                [sys.executable, "-c", PUSH_AND_LOAD, folder, stronger, order],
+                env=environment,
+                capture_output=True,
+                text=True,
+                timeout=300,
+            )
+        finally:
+            hub.kill()
+    assert result.returncode == 0, result.stderr
+    expected = [
+        attached.generate(ids, **GREEDY, steering={"honesty": strength}).tolist() for strength in (-0.3, -0.6)
+    ]
+    assert expected[0] != expected[1]
+    assert json.loads(result.stdout.splitlines()[-1]) == expected
+
+
 # served
 
 
