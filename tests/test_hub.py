@@ -506,6 +506,7 @@ def test_the_command_pushes_what_a_run_has_made(hub, run_folder, tmp_path):
         "| me/base | model, answers | llama3.2 |",
         "| me/questions | dataset, instructions | questions-1.0 |",
         "| pairs.noise | shared |",
+        "- Left out: 1 pairs flagged `identical`.",
     ):
         assert line in card, line
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import DatasetCardData, ModelCardData
 
-from hf_icon2.cards.rendering import hub_id, plain, render
+from hf_icon2.cards.rendering import hub_id, render
 
 if TYPE_CHECKING:
     from hf_icon2.directions.config import DirectionVectorConfig
@@ -37,6 +37,7 @@ def directions_card(
     config: DirectionVectorConfig,
     *,
     source: str = "path/to/these/files",
+    model: str = "path/to/model",
     sha256: str | None = None,
     license: str | None = None,
     samples: Sequence[Mapping[str, Any]] = (),
@@ -46,6 +47,7 @@ def directions_card(
     Args:
         config: Their record.
         source: Where they are loaded from, for the example.
+        model: Where the model is loaded from, if it has no id on the Hub.
         sha256: Their fingerprint.
         license: Identifier of a licence, as the Hub has it.
         samples: What steering does, each with `criterion`, `prompt` and `answers`, pairs of strength and text.
@@ -63,9 +65,9 @@ def directions_card(
     return render(
         "directions",
         data,
-        base=plain(name),
+        base=name,
         link=base and f"https://huggingface.co/{base}",
-        model=base or "path/to/model",
+        model=base or model,
         revision=config.base_model_revision,
         source=source,
         sha256=sha256,

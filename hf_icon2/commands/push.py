@@ -79,15 +79,13 @@ def _push_directions(folder: Path, repo: str, license: str | None, hub: dict[str
 
 
 def _push_pairs(folder: Path, repo: str, license: str | None, hub: dict[str, Any]) -> Any:  # noqa: ANN401
-    from hf_icon2.synthesis.publishing import load_pairs
+    from hf_icon2.synthesis.publishing import load_pairs, run_pairs
 
     record, card = folder / _RUN, folder / "README.md"
     if record.is_file():
-        from hf_icon2.pipeline.stages import DROPPED_FLAGS
-
         hub["directions"] = _directions(folder)
         hub["recipe"] = json.loads(record.read_text(encoding="utf-8"))
-        pairs = load_pairs(folder / "pairs", without=DROPPED_FLAGS)
+        pairs, hub["left_out"] = run_pairs(folder / "pairs")
     else:
         pairs = load_pairs(folder)
         hub["card"] = card.read_text(encoding="utf-8") if card.is_file() and license is None else None

@@ -20,7 +20,7 @@ from hf_icon2.recipe import Recipe
 from hf_icon2.steering.decoding import Sampling
 from hf_icon2.steering.noise import row_seed
 from hf_icon2.synthesis.calibration import calibrate_maximum
-from hf_icon2.synthesis.checks import summarize_checks
+from hf_icon2.synthesis.checks import DROPPED_FLAGS, summarize_checks
 from hf_icon2.synthesis.consistency import filter_instructions, score_consistency
 from hf_icon2.synthesis.distribution import consistency_histogram
 from hf_icon2.synthesis.instructions import synthesize_instructions
@@ -29,9 +29,6 @@ from hf_icon2.synthesis.sieve import SynthesisReport
 from hf_icon2.synthesis.tuning import tune
 
 logger = logging.getLogger(__name__)
-
-DROPPED_FLAGS = ("identical", "degenerate_chosen", "degenerate_rejected")
-"""Pairs that teach nothing or something wrong whatever the criterion."""
 
 
 @dataclass(frozen=True)

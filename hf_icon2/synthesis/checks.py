@@ -37,6 +37,9 @@ FLAGS: Mapping[str, str] = {
     "flipped": "by the model's own states the rejected answer fits the criterion better",
 }
 
+DROPPED_FLAGS = ("identical", "degenerate_chosen", "degenerate_rejected")
+"""Pairs that teach nothing or something wrong whatever the criterion."""
+
 UNLIKELY = -4.0
 """Mean log-probability per token, in nats, below which an answer is flagged. A model's own samples lie near
 minus its entropy, usually -0.3 to -2; random words at -ln(vocabulary), -6 to -12."""

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from datasets import Dataset, concatenate_datasets
 
-from hf_icon2.cards import CARD_NAME, pairs_card
-from hf_icon2.cards.rendering import hub_id, plain
+from hf_icon2.cards import CARD_NAME
+from hf_icon2.cards.rendering import hub_id
 from hf_icon2.hub.transfer import read_metadata
 from hf_icon2.synthesis.checks import FLAGS
 
@@ -33,7 +33,7 @@ _SIZES = {
 }
 
 
-def card_of(
+def pair_figures(
     splits: Mapping[str, Dataset],
     *,
     source: str,
@@ -41,9 +41,10 @@ def card_of(
     recipe: Recipe | None,
     license: str | None,
     licenses: Mapping[str, str],
+    left_out: Mapping[str, int] | None,
     language: str | None,
-) -> str:
-    """The card of some pairs.
+) -> dict[str, Any]:
+    """The values of `hf_icon2.cards.pairs_card`, plain data.
 
     Args:
         splits: The pairs.
@@ -52,6 +53,7 @@ def card_of(
         recipe: Settings of the run.
         license: Of the pairs.
         licenses: Of the model and the instructions' source, by id or path.
+        left_out: How many pairs were left out for which flag.
         language: Code of the language.
 
     Raises:
@@ -69,9 +71,10 @@ def card_of(
     config = directions.config if directions is not None else None
     model = next((name for name, kind in source_names(directions, recipe).items() if kind == "model"), None)
     base = hub_id(model)
+    name = base or (Path(model).name if model else "a language model")
     features = next(iter(splits.values())).features
-    return pairs_card(
-        {
+    return {
+        "data": {
             "language": language,
             "size_categories": next(
                 (text for most, text in _SIZES.items() if len(rows) < most), "10M<n<100M"
@@ -80,26 +83,30 @@ def card_of(
             "configs": [
                 {
                     "config_name": "default",
-                    "data_files": [{"split": name, "path": f"data/{name}-*"} for name in splits],
+                    "data_files": [{"split": split, "path": f"data/{split}-*"} for split in splits],
                 }
             ],
         },
-        license=license,
-        title=source if hub_id(source) else "Preference pairs",
-        source=source if hub_id(source) else "path/to/these/files",
-        total=len(rows),
-        base=plain(base or Path(model).name) if model else None,
-        link=base and f"https://huggingface.co/{base}",
-        revision=(config.base_model_revision if config else None) or (recipe or {}).get("revision"),
-        splits=[{"name": name, "rows": len(split)} for name, split in splits.items()],
-        digests=digests,
-        steered=_steered(directions, rows),
-        noises=sorted(set(rows["noise"])) if "noise" in rows.column_names else [],
-        columns=[{"name": name, "type": _type(feature)} for name, feature in features.items()],
-        settings=_settings(recipe),
-        sources=_sources(directions, recipe, licenses),
+        "license": license,
+        "title": source if hub_id(source) else f"Preference pairs of {name}",
+        "source": source if hub_id(source) else "path/to/these/files",
+        "total": len(rows),
+        "base": name if model else None,
+        "link": base and f"https://huggingface.co/{base}",
+        "revision": (config.base_model_revision if config else None) or (recipe or {}).get("revision"),
+        "splits": [{"name": split, "rows": len(rows)} for split, rows in splits.items()],
+        "digests": digests,
+        "steered": _steered(directions, rows),
+        "noises": sorted(set(rows["noise"])) if "noise" in rows.column_names else [],
+        "columns": [{"name": name, "type": _type(feature)} for name, feature in features.items()],
+        "settings": _settings(recipe),
+        "sources": _sources(directions, recipe, licenses),
+        "left_out": []
+        if not left_out
+        else [{"name": name, "rows": left_out[name]} for name in sorted(left_out)],
+        "tuned_on": ((recipe or {}).get("tuning") or {}).get("instructions"),
         **_counts(rows),
-    )
+    }
 
 
 def source_names(directions: DirectionVectors | None, recipe: Recipe | None) -> dict[str, str]:
@@ -248,6 +255,8 @@ def _settings(recipe: Recipe | None) -> dict[str, str]:
 
 
 def _shown(value: object) -> str:
+    if value is None:
+        return "none"
     if isinstance(value, str):
         return value if hub_id(value) else Path(value).name
     return json.dumps(value)

@@ -9,15 +9,17 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, Unpack
 
 from datasets import Dataset, DatasetDict, load_dataset
 
-from hf_icon2.cards import CARD_NAME, LIBRARY
+from hf_icon2.cards import CARD_NAME, LIBRARY, pairs_card
 from hf_icon2.hub.transfer import card_metadata, make_repo, push_folder
-from hf_icon2.synthesis.pair_figures import Recipe, card_of, source_names
+from hf_icon2.synthesis.checks import DROPPED_FLAGS
+from hf_icon2.synthesis.pair_figures import Recipe, pair_figures, source_names
 from hf_icon2.synthesis.pairs import pair_dataset
 
 if TYPE_CHECKING:
@@ -41,6 +43,7 @@ def save_pairs(
     recipe: Recipe | None = None,
     license: str | None = None,
     licenses: Mapping[str, str] | None = None,
+    left_out: Mapping[str, int] | None = None,
     language: str | None = None,
     card: str | None = None,
 ) -> Path:
@@ -54,6 +57,7 @@ def save_pairs(
         license: Licence of the pairs, as the Hub spells it (`apache-2.0`); the card says so if none was chosen.
         licenses: Licences of the model and of the source of the instructions, by their id or path. The card of a local
             model folder is read by itself, `push_pairs_to_hub` reads those on the Hub.
+        left_out: How many pairs were left out for which flag, for the card.
         language: Code of the language, for instance `en`.
         card: Text of README.md; None writes one.
 
@@ -72,6 +76,7 @@ def save_pairs(
         recipe=recipe,
         license=license,
         licenses=licenses or {},
+        left_out=left_out,
         language=language,
     )
 
@@ -84,6 +89,7 @@ def push_pairs_to_hub(
     recipe: Recipe | None = None,
     license: str | None = None,
     licenses: Mapping[str, str] | None = None,
+    left_out: Mapping[str, int] | None = None,
     language: str | None = None,
     card: str | None = None,
     **hub: Unpack[Upload],
@@ -97,6 +103,7 @@ def push_pairs_to_hub(
         recipe: As for `save_pairs`.
         license: As for `save_pairs`.
         licenses: As for `save_pairs`; what is not given is read from the cards on the Hub, else said to be unknown.
+        left_out: As for `save_pairs`.
         language: As for `save_pairs`.
         card: As for `save_pairs`.
         **hub: `private` (for a new repo), `token`, `revision` (a branch, made if missing), `commit_message`,
@@ -125,6 +132,7 @@ def push_pairs_to_hub(
             recipe=recipe,
             license=license,
             licenses={**_licenses_on_hub(source_names(directions, recipe), token), **(licenses or {})},
+            left_out=left_out,
             language=language,
         )
         revision, create_pr = hub.get("revision"), hub.get("create_pr", False)
@@ -145,12 +153,8 @@ def push_pairs_to_hub(
         )
 
 
-def load_pairs(folder: Path, *, without: Sequence[str] = ()) -> Pairs:
-    """Pairs of a folder: of `save_pairs`, or the `*.jsonl` files of a run.
-
-    Args:
-        folder: Where they lie.
-        without: Flags whose rows are left out.
+def load_pairs(folder: Path) -> Pairs:
+    """Pairs of a folder: of `save_pairs`, or the `*.jsonl` files of a run, flagged ones included.
 
     Raises:
         FileNotFoundError: If there are none.
@@ -158,20 +162,27 @@ def load_pairs(folder: Path, *, without: Sequence[str] = ()) -> Pairs:
     files = sorted(folder.glob("*.jsonl"))
     if files:
         rows = [json.loads(line) for file in files for line in file.read_text(encoding="utf-8").splitlines()]
-        kept = [row for row in rows if not set(row["flags"]) & set(without)]
-        return pair_dataset(kept, chat=bool(kept) and not isinstance(kept[0]["prompt"], str))
+        return pair_dataset(rows, chat=bool(rows) and not isinstance(rows[0]["prompt"], str))
     if not list((folder / "data").glob("*.parquet")):
         raise FileNotFoundError(
             f"{folder} holds no pairs (*.jsonl of a run, or data/*.parquet of save_pairs)"
         )
     pairs: DatasetDict = load_dataset(str(folder))
-    return pairs.filter(lambda row: not set(row["flags"]) & set(without)) if without else pairs
+    return pairs
+
+
+def run_pairs(folder: Path) -> tuple[Dataset, dict[str, int]]:
+    """The usable pairs of a run's folder `pairs`, and how many were left out for which flag."""
+    rows = load_pairs(folder)
+    good = [index for index, flags in enumerate(rows["flags"]) if not set(flags) & set(DROPPED_FLAGS)]
+    counts = Counter(flag for flags in rows["flags"] for flag in flags if flag in DROPPED_FLAGS)
+    return rows.select(good), dict(counts)
 
 
 def _write(splits: Mapping[str, Dataset], folder: Path, *, card: str | None, **facts: Any) -> Path:  # noqa: ANN401
     if folder.exists() and any(folder.iterdir()):
         raise ValueError(f"{folder} holds files already; choose a new or empty folder for the pairs")
-    text = card_of(splits, **facts) if card is None else card
+    text = pairs_card(**pair_figures(splits, **facts)) if card is None else card
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as scratch:
         partial = Path(scratch) / "pairs"
