@@ -188,17 +188,18 @@ def test_references_computed_beforehand_inside_a_steer_block_are_unsteered(
 def test_references_kept_on_disk_are_not_taken_for_another_steering(
     tiny_model, tiny_tokenizer, directions, logps, tmp_path
 ):
-    """TRL keeps them beside the dataset's files, by dataset and weights."""
+    """TRL keeps them beside the dataset's files, by dataset, settings and weights, none of which knows directions."""
     pairs().save_to_disk(tmp_path / "pairs")
-    for steering in (None, STEERING, {"honesty": -1.0}, None):
+    for sign, steering in ((1, None), (1, STEERING), (-1, STEERING), (1, None)):
         built = Icon2DPOTrainer(
-            make_steerable(tiny_model("llama"), directions),
+            make_steerable(tiny_model("llama"), directions if sign == 1 else -directions),
             args=config(tmp_path / "run", precompute_ref_log_probs=True, reference_steering=steering),
             train_dataset=load_from_disk(tmp_path / "pairs"),
             processing_class=tiny_tokenizer,
         )
         found = torch.tensor(built.train_dataset["ref_chosen_logps"])
-        torch.testing.assert_close(found, logps(tiny_model("llama"), "chosen", steering), atol=2e-3, rtol=0)
+        signed = steering and {name: sign * strength for name, strength in steering.items()}
+        torch.testing.assert_close(found, logps(tiny_model("llama"), "chosen", signed), atol=2e-3, rtol=0)
 
 
 def test_training_beside_a_steered_reference_leaves_no_state_and_says_so_on_the_card(trainer, tmp_path):
