@@ -5,7 +5,7 @@ layer is that block's output, before any final norm.
 """
 
 from hf_icon2.blocks.finding import Blocks, find_blocks, unwrap
-from hf_icon2.blocks.probe import ordinary_ids, same_states
+from hf_icon2.blocks.probe import input_device, ordinary_ids, same_states
 from hf_icon2.blocks.reading import block_output, evaluating, read_states
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "block_output",
     "evaluating",
     "find_blocks",
+    "input_device",
     "ordinary_ids",
     "read_states",
     "same_states",

@@ -44,7 +44,7 @@ def probe(model: PreTrainedModel, blocks: Blocks) -> None:
     """
     last = len(blocks.layers) - 1
     a, b, c = ordinary_ids(model)
-    ids = torch.tensor([[c, b], [a, b], [a, c]], device=_input_device(model))  # rows 1 and 2 start alike
+    ids = torch.tensor([[c, b], [a, b], [a, c]], device=input_device(model))  # rows 1 and 2 start alike
     signs = 1 - 2.0 * torch.randint(2, (blocks.hidden_size,), generator=torch.Generator().manual_seed(0))
 
     def flip(states: Tensor, *rows: int) -> Tensor:
@@ -61,8 +61,6 @@ def probe(model: PreTrainedModel, blocks: Blocks) -> None:
 
     first = _run(model, blocks, ids, in_a_copy)
     _check_calls(blocks, first)
-    if first.outputs[0].is_meta:
-        return  # a model without weights has shapes only
     _check_links(blocks, first)
     _check_causal(first)
     second = _run(model, blocks, ids, in_place)
@@ -184,8 +182,17 @@ def ordinary_ids(model: PreTrainedModel) -> list[int]:
     return [token for token in range(config.vocab_size // 2, config.vocab_size) if token not in named][:3]
 
 
-def _input_device(model: PreTrainedModel) -> torch.device:
-    """Where token ids must be: a model spread by `device_map` tells it at its embeddings."""
+def input_device(model: PreTrainedModel) -> torch.device:
+    """Where token ids must be: a model spread by `device_map` or offloaded tells it at its embeddings.
+
+    Raises:
+        ValueError: If the weights are on no device, so that the model cannot run.
+    """
     hook = getattr(model.get_input_embeddings(), "_hf_hook", None)
     device: torch.device = torch.device(getattr(hook, "execution_device", None) or model.device)
+    if device.type == "meta":
+        raise ValueError(
+            f"the weights of this {type(model).__name__} are on the meta device, that is, not loaded; load them "
+            "first, then measure or steer"
+        )
     return device

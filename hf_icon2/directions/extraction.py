@@ -20,7 +20,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
-from hf_icon2.blocks import Blocks, evaluating, find_blocks, read_states, unwrap
+from hf_icon2.blocks import Blocks, evaluating, find_blocks, input_device, read_states, unwrap
 from hf_icon2.criteria import DEFAULT_CRITERIA, Criterion, named
 from hf_icon2.directions.config import DirectionVectorConfig, Method, Pooling, Scale, check_choice
 from hf_icon2.directions.estimation import FINDERS, evidence, scale_norms
@@ -201,7 +201,7 @@ class _Reader:
         ids, mask = pad_batch([row[prefix.length :] for row in rows], self.pad, side="right")
         columns = torch.arange(prefix.length, prefix.length + ids.shape[1])
         keep = mask.bool() & (columns >= torch.tensor(starts)[:, None])  # (B, T)
-        device = self.model.device
+        device = input_device(self.model)
         weights = (keep / keep.sum(1, keepdim=True)).to(device)
         single = bool((keep.sum(1) == 1).all())
         last = keep.int().argmax(1).to(device)
@@ -237,8 +237,8 @@ class _Reader:
         for batch in _by_length([len(prompt) for prompt in prompts], self.batch_size):
             ids, mask = pad_batch([prompts[index] for index in batch], self.pad, side="left")
             output = self.model.generate(  # type: ignore[operator]
-                input_ids=ids.to(self.model.device),
-                attention_mask=mask.to(self.model.device),
+                input_ids=ids.to(input_device(self.model)),
+                attention_mask=mask.to(input_device(self.model)),
                 max_new_tokens=RESPONSE_TOKENS,
                 do_sample=False,
                 temperature=None,

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
-from hf_icon2.blocks import Blocks
+from hf_icon2.blocks import Blocks, input_device
 
 _ATTENTION = {"full_attention", "sliding_attention", "chunked_attention"}
 
@@ -78,7 +78,7 @@ def shared_prefix(
     if shared == 0 or model._is_stateful or not kinds <= _ATTENTION:
         return Prefix(0, None)
     cache = DynamicCache(config=model.config)
-    ids = torch.tensor([rows[0][:shared]], device=model.device)
+    ids = torch.tensor([rows[0][:shared]], device=input_device(model))
     with torch.no_grad():
         blocks.trunk(input_ids=ids, past_key_values=cache, use_cache=True)
     return Prefix(shared, cache)

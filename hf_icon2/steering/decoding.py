@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 
-from hf_icon2.blocks import unwrap
+from hf_icon2.blocks import input_device, unwrap
 from hf_icon2.directions.vectors import DirectionVectors
 from hf_icon2.prompts import pad_batch
 from hf_icon2.steering.cache import joinable, joined, roomy_cache
@@ -134,7 +134,8 @@ class _Engine:
     def _prefill(self, tasks: Tasks, batch: list[int]) -> _Rows:
         """Runs the prompts without their last token, once, and makes a row per variant and prompt."""
         prompts = [tasks.prompts[index] for index in batch]
-        ids, mask = (tensor.to(self.model.device) for tensor in pad_batch(prompts, self.pad, side="left"))
+        device = input_device(self.model)
+        ids, mask = (tensor.to(device) for tensor in pad_batch(prompts, self.pad, side="left"))
         positions = (mask.cumsum(-1) - 1).clamp(min=0)
         padded = not bool(mask.all())
         cache = roomy_cache(self.model)

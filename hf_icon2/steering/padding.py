@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from hf_icon2.blocks import ordinary_ids, same_states
+from hf_icon2.blocks import input_device, ordinary_ids, same_states
 from hf_icon2.steering.cache import roomy_cache
 
 _PADS = 16  # enough that a shift of positions by as many is seen
@@ -47,9 +47,10 @@ def try_padding(model: PreTrainedModel, trunk: nn.Module, pad: int) -> Padding:
         pad: Padding id.
     """
     tokens = ordinary_ids(model)
-    alone = torch.tensor([tokens], device=model.device)
-    padded = torch.tensor([[pad] * _PADS + tokens], device=model.device)
-    mask = torch.tensor([[0] * _PADS + [1] * len(tokens)], device=model.device)
+    device = input_device(model)
+    alone = torch.tensor([tokens], device=device)
+    padded = torch.tensor([[pad] * _PADS + tokens], device=device)
+    mask = torch.tensor([[0] * _PADS + [1] * len(tokens)], device=device)
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
     expected = _last_state(trunk(input_ids=alone, use_cache=False))
     told = "position_ids" in inspect.signature(trunk.forward).parameters

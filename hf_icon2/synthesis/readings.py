@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from hf_icon2.blocks import Blocks, find_blocks, read_states, unwrap
+from hf_icon2.blocks import Blocks, find_blocks, input_device, read_states, unwrap
 from hf_icon2.directions.estimation import scale_norms
 from hf_icon2.directions.vectors import DirectionVectors
 from hf_icon2.prompts import pad_batch
@@ -98,12 +98,12 @@ def unsteered_logps(
     """
     inner = unwrap(model)
     takes_positions = "position_ids" in inspect.signature(inner.forward).parameters
-    result = torch.zeros(len(rows))
+    result, device = torch.zeros(len(rows)), input_device(inner)
     with _unsteered(model), torch.no_grad():
         for batch in _by_length(rows, batch_size):
             # Left padding: all answers end in the last column, so the logits wanted are the last ones.
             ids, mask = pad_batch([sum(rows[index], []) for index in batch], pad, side="left")
-            ids, mask = ids.to(inner.device), mask.to(inner.device)
+            ids, mask = ids.to(device), mask.to(device)
             positions = {"position_ids": (mask.cumsum(-1) - 1).clamp(min=0)} if takes_positions else {}
             longest = max(len(rows[index].response) for index in batch)
             logits = inner(
@@ -125,7 +125,7 @@ def _mean_states(
     model: PreTrainedModel, blocks: Blocks, layers: list[int], rows: list[Row], pad: int
 ) -> Tensor:
     """Mean state over the answer's tokens, (B, L, D); zero for an empty answer."""
-    device = model.device
+    device = input_device(model)
     ids, mask = (tensor.to(device) for tensor in pad_batch([sum(row, []) for row in rows], pad, side="right"))
     starts = torch.tensor([len(row.prompt) for row in rows], device=device)
     keep = mask.bool() & (torch.arange(ids.shape[1], device=device) >= starts[:, None])  # (B, T)
