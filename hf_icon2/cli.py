@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import logging
 import os
 import sys
@@ -149,7 +148,7 @@ def _recipe(arguments: argparse.Namespace) -> Recipe:
     if arguments.config:
         data = read_settings(arguments.config)
     elif record.is_file():
-        data = json.loads(record.read_text(encoding="utf-8"))
+        data = read_settings(record)
     else:
         data = (
             {} if "model" in given else read_settings(Path(__file__).parent / "recipes" / "quickstart.yaml")

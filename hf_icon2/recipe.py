@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import typing
 from collections.abc import Mapping
 from contextlib import suppress
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from hf_icon2.criteria import DEFAULT_CRITERIA, Criterion, named
+from hf_icon2.storage import read_json, read_limited, shortened
 
 TOY = "toy"
 """Name of the bundled assistant, in the place of a model id or path."""
@@ -186,7 +188,7 @@ class Recipe:
         if "criteria" in values:
             items = values["criteria"]
             values["criteria"] = tuple(
-                _criterion(item) for item in ([items] if isinstance(items, str) else items)
+                _criterion(item) for item in (items if isinstance(items, (list, tuple)) else [items])
             )
         recipe: Recipe = _build(cls, values, "")
         return recipe
@@ -208,15 +210,19 @@ def read_settings(path: str | Path) -> dict[str, Any]:
     source = Path(path)
     if not source.is_file():
         raise FileNotFoundError(f"there is no recipe {source}")
-    text = source.read_text(encoding="utf-8")
     if source.suffix == ".json":
-        data = json.loads(text)
+        data = read_json(source)
     else:
         import yaml
 
+        broken = (
+            yaml.YAMLError,
+            ValueError,
+            RecursionError,
+        )  # ValueError: bytes, numbers or dates that are none
         try:
-            data = yaml.safe_load(text)
-        except yaml.YAMLError as error:
+            data = yaml.safe_load(read_limited(source, 2**18).decode("utf-8"))
+        except broken as error:
             raise ValueError(f"{source} is not valid YAML: {error}") from error
     if not isinstance(data, dict):
         raise ValueError(f"{source} must map settings to values, got {type(data).__name__}")
@@ -235,6 +241,10 @@ def _criterion(item: str | Mapping[str, str] | Criterion) -> Criterion:
                 "negative"
             )
         return known[item]
+    if not isinstance(item, Mapping) or set(item) != {"name", "positive", "negative"}:
+        raise ValueError(
+            f"a criterion is the name of a built-in one, or has name, positive, negative; got {shortened(item)}"
+        )
     return Criterion(**item)
 
 
@@ -242,10 +252,14 @@ def _build(kind: type, values: Mapping[str, Any], prefix: str) -> Any:  # noqa: 
     if dataclasses.is_dataclass(values):
         return values
     if not isinstance(values, Mapping):
-        raise ValueError(f"{prefix.rstrip('.') or 'a recipe'} must map settings to values, got {values!r}")
+        raise ValueError(
+            f"{prefix.rstrip('.') or 'a recipe'} must map settings to values, got {shortened(values)}"
+        )
     known = {item.name: item for item in dataclasses.fields(kind)}
     if unknown := [f"{prefix}{name}" for name in values if name not in known]:
-        raise ValueError(f"unknown settings {unknown}; known: {', '.join(prefix + name for name in known)}")
+        raise ValueError(
+            f"unknown settings {shortened(unknown)}; known: {', '.join(prefix + name for name in known)}"
+        )
     hints = typing.get_type_hints(kind)
     return kind(**{name: _value(hints[name], value, f"{prefix}{name}") for name, value in values.items()})
 
@@ -258,14 +272,18 @@ def _value(hint: Any, value: Any, name: str) -> Any:  # noqa: ANN401
         return tuple(_value(options[0], item, name) for item in items)
     if typing.get_origin(hint) is Literal:
         if value not in options:
-            raise ValueError(f"{name} must be {' or '.join(options)}, got {value!r}; change the recipe")
+            raise ValueError(
+                f"{name} must be {' or '.join(options)}, got {shortened(value)}; change the recipe"
+            )
         return value
     if float in options and type(value) in (int, str):
-        with suppress(ValueError):
+        with suppress(ValueError, OverflowError):
             value = float(value)
-    if type(value) not in options:  # exactly: True is no number
+    if (
+        type(value) not in options or value in (math.inf, -math.inf) or value != value
+    ):  # exactly: True is no number
         wanted = " or ".join(_KINDS.get(option, option.__name__) for option in options)
-        raise ValueError(f"{name} must be {wanted}, got {value!r}; change the recipe")
+        raise ValueError(f"{name} must be {wanted}, got {shortened(value)}; change the recipe")
     return value
 
 

@@ -1,11 +1,17 @@
-"""Files that survive a crash, written whole or not at all, and files of strangers, read up to a limit."""
+"""Files that survive a crash, written whole or not at all; files of strangers, read strictly and up to a limit."""
 
 from __future__ import annotations
 
+import json
+import math
 import os
+import reprlib
 import stat
 import tempfile
 from pathlib import Path
+from typing import Any
+
+_DEEPEST = 16
 
 
 def write_atomic(path: Path, content: bytes | str) -> Path:
@@ -50,3 +56,62 @@ def read_limited(path: Path, most: int) -> bytes:
         raise ValueError(f"{path} has {found.st_size} bytes, at most {most} were expected")
     with path.open("rb") as handle:
         return handle.read(found.st_size)
+
+
+def read_json(path: Path, most: int = 2**23) -> Any:  # noqa: ANN401
+    """Plain data of a JSON file of at most `most` bytes; see `parse_json`.
+
+    Raises:
+        OSError: If it cannot be read.
+        ValueError: If it is too large or not strictly JSON.
+    """
+    try:
+        return parse_json(read_limited(path, most))
+    except ValueError as error:
+        raise ValueError(f"{path} is truncated or not JSON ({error}); write it or fetch it again") from error
+
+
+def parse_json(data: bytes) -> Any:  # noqa: ANN401
+    """Plain data of a JSON text.
+
+    Raises:
+        ValueError: If it is not UTF-8 or not JSON, names a key twice, holds NaN, infinite numbers or half of a
+            surrogate pair, or is nested more than 16 deep.
+    """
+    try:
+        value = json.loads(data.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_refuse_constant)
+    except RecursionError:
+        raise ValueError(f"it is nested more than {_DEEPEST} deep") from None
+    _check_plain(value, 0)
+    return value
+
+
+def shortened(value: object) -> str:
+    """A value as Python writes it, cut to what fits into a message."""
+    text = reprlib.repr(value)
+    return text if len(text) <= 150 else f"{text[:150]} ..."
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in result:
+            raise ValueError(f"the key {shortened(key)} stands there twice")
+        result[key] = value
+    return result
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _check_plain(value: Any, depth: int) -> None:  # noqa: ANN401
+    if depth > _DEEPEST:
+        raise ValueError(f"it is nested more than {_DEEPEST} deep")
+    if isinstance(value, str):
+        value.encode()  # half of a surrogate pair cannot be written again: a UnicodeEncodeError, which says so
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise ValueError("it holds a number that is too large")
+    elif isinstance(value, (dict, list)):
+        for item in value if isinstance(value, list) else [*value, *value.values()]:
+            _check_plain(item, depth + 1)

@@ -34,7 +34,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 }
 ROOMS = set(MAY_IMPORT)
 MAY_IMPORT |= {
-    "recipe": {"criteria"},
+    "recipe": {"criteria", "storage"},
     "pipeline": ROOMS | {"recipe"},
     "commands": ROOMS | {"recipe", "pipeline", "playground"},
     "playground": ROOMS,

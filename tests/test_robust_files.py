@@ -17,7 +17,7 @@ import pytest
 import torch
 
 import hf_icon2
-from hf_icon2 import Criterion, DirectionVectorConfig, DirectionVectors
+from hf_icon2 import Criterion, DirectionVectorConfig, DirectionVectors, Recipe
 from hf_icon2.cards import directions_card
 from hf_icon2.directions.config import CONFIG_NAME, StrengthRange
 from hf_icon2.directions.pair import VECTORS_NAME
@@ -323,7 +323,6 @@ def numbers_by_hand(data: bytes) -> tuple[list[float] | None, bool]:
         header, twice = parsed_by_hand(data[8 : 8 + length].decode("utf-8"))
         metadata, tensor = header.pop("__metadata__", None), header.pop("directions")
         size = 4 * math.prod(SHAPE)
-        assert data[8:9] == b"{"
         assert 8 + length + size == len(data)
         assert header == {}
         assert metadata is None or all(isinstance(text, str) for pair in metadata.items() for text in pair)
@@ -412,6 +411,23 @@ def test_a_damaged_record_is_read_as_it_stands_or_refused(saved, seed, cases):
         else:
             assert str(saved) in sentence
     assert 0.02 < loaded / cases < 0.5
+
+
+@pytest.mark.parametrize(
+    ("kind", "cases"), [("json", 400), ("yaml", 60)]
+)  # YAML is read a hundred times slower
+def test_a_damaged_recipe_is_a_recipe_or_refused(tmp_path, kind, cases):
+    path, random, loaded = tmp_path / f"recipe.{kind}", Random(2), 0
+    path.touch()
+    good = json.dumps(Recipe().to_dict())
+    for case in range(cases):
+        data = damaged_json(good, random)
+        put(path, data)
+        found = []
+        if refused(lambda found=found: found.append(Recipe.from_file(path))) is None:
+            assert Recipe.from_dict(found[0].to_dict()) == found[0], (case, data)
+            loaded += 1
+    assert loaded >= cases / 100
 
 
 # what fuzzing does not reach
@@ -620,3 +636,35 @@ def test_a_write_that_fails_leaves_no_debris(tmp_path):
     with pytest.raises(OSError, match="taken"):
         write_atomic(tmp_path / "taken", b"x")
     assert [path.name for path in tmp_path.iterdir()] == ["taken"]
+
+
+BAD_RECIPES = {
+    "cut.json": (b'{"seed": 1', "cut.json is truncated or not JSON"),
+    "nan.json": (b'{"filter": {"keep": NaN}}', "nan.json is truncated or not JSON .NaN is not JSON"),
+    "twice.json": (b'{"seed": 1, "seed": 2}', "the key 'seed' stands there twice"),
+    "nan.yaml": (b"filter: {keep: .nan}", "filter.keep must be a number, got nan; change the recipe"),
+    "huge.json": (b'{"filter": {"keep": 1%s}}' % (b"0" * 400), "filter.keep must be a number, got 1000"),
+    "latin.yaml": ("model: ä".encode("latin-1"), "latin.yaml is not valid YAML: 'utf-8' codec"),
+    "date.yaml": (b"model: 2020-13-45", "date.yaml is not valid YAML: month must be in"),
+    "deep.yaml": (b"a: " + b"[" * 1500, "deep.yaml is not valid YAML"),
+    "criterion.json": (b'{"criteria": [7]}', "a criterion is the name of a built-in one, or has name, posi"),
+    "criteria.json": (
+        b'{"criteria": {"name": "a"}}',
+        "a criterion is the name of a built-in one, or has name",
+    ),
+    # ten lists of ten of the one before: a thousand million when written out
+    "laughs.yaml": (
+        b"seed: [&l0 [0]%s]"
+        % b"".join(b", &l%d [%s]" % (i, b",".join([b"*l%d" % (i - 1)] * 10)) for i in range(1, 10)),
+        "seed must be a whole number, got ",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD_RECIPES)
+def test_a_recipe_that_is_no_recipe_is_refused_by_a_sentence(tmp_path, name):
+    content, message = BAD_RECIPES[name]
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=message) as refused:
+        Recipe.from_file(tmp_path / name)
+    assert len(str(refused.value)) < 2000

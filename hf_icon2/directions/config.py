@@ -7,12 +7,11 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from reprlib import repr as shortened
 from typing import Any, Literal, get_args
 
 from hf_icon2.criteria import Criterion, named
-from hf_icon2.directions.record import build, parse_json
-from hf_icon2.storage import read_limited
+from hf_icon2.directions.record import build
+from hf_icon2.storage import parse_json, read_json, shortened
 
 Method = Literal["pca", "mean_difference", "centred_pca"]
 Scale = Literal["residual", "contrast", "unit"]
@@ -21,8 +20,6 @@ Pooling = Literal["last", "response"]
 CONFIG_NAME = "direction_vector_config.json"
 FORMAT_VERSION = 2
 """Format 2 names the vectors' SHA-256 in the file; format 1 did not."""
-
-_LARGEST = 2**23  # bytes of a record; four criteria at 80 layers take about 2**15
 
 
 @dataclass(frozen=True)
@@ -173,12 +170,7 @@ def read_record(folder: Path) -> tuple[DirectionVectorConfig, str | None]:
         ValueError: If the record is damaged.
     """
     path = folder / CONFIG_NAME
-    try:
-        data = parse_json(read_limited(path, _LARGEST))
-    except ValueError as error:
-        raise ValueError(
-            f"{path} is truncated or not JSON ({error}); download or extract it again"
-        ) from error
+    data = read_json(path)
     try:
         config, digest = _config_and_digest(data)
     except ValueError as error:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import math
 from pathlib import Path
-from reprlib import repr as shortened
 
 import torch
 from safetensors import SafetensorError
@@ -17,7 +16,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from hf_icon2.directions.config import CONFIG_NAME, DirectionVectorConfig, read_record
-from hf_icon2.storage import read_limited, write_atomic
+from hf_icon2.storage import read_limited, shortened, write_atomic
 
 VECTORS_NAME = "direction_vectors.safetensors"
 _TENSOR = "directions"

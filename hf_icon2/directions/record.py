@@ -1,40 +1,20 @@
-"""Reads the JSON of strangers: strict JSON into plain data, plain data into a dataclass by its type hints.
-
-What is read may be anything. A ValueError says what is wrong; nothing is built that only looks right.
-"""
+"""Plain data of strangers into a dataclass, by its type hints: exactly as they say, or not at all."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-import json
-import math
 import typing
 from collections.abc import Mapping
-from reprlib import repr as shortened
 from types import UnionType
 from typing import Any, Literal, TypeVar
 
+from hf_icon2.storage import shortened
+
 Kind = TypeVar("Kind")
 
-_DEEPEST = 16
 _hints = functools.cache(typing.get_type_hints)
 _NAMES = {int: "a whole number", float: "a number", str: "text", type(None): "null"}
-
-
-def parse_json(data: bytes) -> Any:  # noqa: ANN401
-    """Plain data of a JSON text.
-
-    Raises:
-        ValueError: If it is not UTF-8 or not JSON, names a key twice, holds NaN, infinite numbers or half of a
-            surrogate pair, or is nested more than 16 deep.
-    """
-    try:
-        value = json.loads(data.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_refuse_constant)
-    except RecursionError:
-        raise ValueError(f"it is nested more than {_DEEPEST} deep") from None
-    _check_plain(value, 0)
-    return value
 
 
 def build(kind: type[Kind], data: Any, where: str = "") -> Kind:  # noqa: ANN401
@@ -101,28 +81,3 @@ def _scalar(kind: type[Any], value: Any, where: str) -> Any:  # noqa: ANN401
     if type(value) is not kind:  # exactly: true is no number
         raise ValueError(f"{where} must be {_NAMES[kind]}, got {shortened(value)}")
     return value
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in result:
-            raise ValueError(f"the key {shortened(key)} stands there twice")
-        result[key] = value
-    return result
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not JSON")
-
-
-def _check_plain(value: Any, depth: int) -> None:  # noqa: ANN401
-    if depth > _DEEPEST:
-        raise ValueError(f"it is nested more than {_DEEPEST} deep")
-    if isinstance(value, str):
-        value.encode()  # half of a surrogate pair cannot be written again: a UnicodeEncodeError, which says so
-    elif isinstance(value, float) and not math.isfinite(value):
-        raise ValueError("it holds a number that is too large")
-    elif isinstance(value, (dict, list)):
-        for item in value if isinstance(value, list) else [*value, *value.values()]:
-            _check_plain(item, depth + 1)

@@ -12,7 +12,7 @@ from typing import Any
 
 from datasets import Dataset, Features
 
-from hf_icon2.recipe import Recipe
+from hf_icon2.recipe import Recipe, read_settings
 from hf_icon2.storage import write_atomic
 
 Figures = dict[str, Any]
@@ -44,7 +44,7 @@ class RunFolder:
                 )
             folder.path.mkdir(parents=True, exist_ok=True)
             write_atomic(record, json.dumps(recipe.to_dict(), indent=2) + "\n")
-        earlier = json.loads(record.read_text(encoding="utf-8"))
+        earlier = read_settings(record)
         if changed := _differences(earlier, recipe.to_dict()):
             raise ValueError(
                 f"{folder.path} was made with another recipe: {'; '.join(changed)}. Choose another folder, or go "
