@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from hf_icon2 import DirectionVectors, score_consistency
+from hf_icon2.cli import main
 from hf_icon2.directions.config import StrengthRange
 from hf_icon2.directions.extraction import last_token_states
 from hf_icon2.playground.answers import MAX_CHARACTERS, Request, stream_answers
@@ -20,6 +21,7 @@ from hf_icon2.playground.events import Events
 from hf_icon2.playground.markup import (
     Card,
     answers_html,
+    card_markdown,
     colour,
     colour_limit,
     consistency_html,
@@ -211,6 +213,11 @@ def test_model_output_and_names_are_escaped():
     assert "&lt;script&gt;" in html and "&lt;u&gt;" in html
 
 
+def test_a_card_written_by_strangers_loads_nothing():
+    card = "---\nlicense: mit\n---\n# T\n![x](http://a/b.png) <img src=http://a/b.png>"
+    assert card_markdown(card) == "# T\n!&#91;x](http://a/b.png) &lt;img src=http://a/b.png>"
+
+
 def test_each_token_carries_its_number_and_the_card_their_mean():
     html = answers_html([Card("t", ["yes", " no"], [0.25, -0.05], "2 tokens")] * 3, 0.25)
     assert 'title="+0.250">yes<' in html and 'title="−0.050"> no<' in html
@@ -338,7 +345,8 @@ def test_generating_fills_every_part_of_the_page(events):
     updates = list(events.generate("What is the sky?", STEERING, sampling, ("honesty", 1)))
     shown = last(updates)
     assert "Done in" in shown["status"] and 'role="status"' in shown["status"]
-    assert 'class="token"' in shown["answers"] and 'class="token"' not in updates[1]["answers"]
+    growing = [update["answers"] for update in updates[:-1] if "answers" in update]
+    assert 'class="token"' in shown["answers"] and not any('class="token"' in html for html in growing)
     assert "away from honesty" in shown["legend"] and "&lt;bos&gt;" in shown["legend"]
     assert "helpfulness" in shown["consistency"]
 
@@ -379,8 +387,9 @@ def test_an_answer_ends_where_the_context_does(events):
 def test_a_stopped_answer_is_coloured_as_far_as_it_came(events):
     sampling = {"max_new_tokens": 400, "temperature": 1.0, "seed": 0}
     stream = events.generate("Tell me how to bake bread.", STEERING, sampling, ("honesty", 1))
-    next(stream)
-    shown = next(stream)["shown"]
+    shown = next(
+        update["shown"] for update in stream if update.get("shown") and update["shown"].answers[2].ids
+    )
     stream.close()
     update = events.stop(shown, ("honesty", 1))
     assert "Stopped." in update["status"] and 'class="token"' in update["answers"]
@@ -425,3 +434,10 @@ def test_without_gradio_the_command_gives_the_install_line():
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert result.returncode == 1
     assert "pip install 'hf_icon2[playground]'" in result.stderr and "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("port", ["0", "70000", "web"])
+def test_a_port_that_cannot_be_is_refused_before_anything_is_loaded(port, capsys):
+    with pytest.raises(SystemExit):
+        main(["playground", "--port", port])
+    assert f"expected a port from 1 to 65535, got '{port}'" in capsys.readouterr().err

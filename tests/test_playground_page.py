@@ -368,6 +368,18 @@ def test_a_space_runs_as_it_would_be_uploaded(servers):
     assert config["title"] == "Icon² playground" and not config["analytics_enabled"]
 
 
+@pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="reads Linux's table of sockets")
+def test_the_page_listens_on_this_machine_only(toy_server):
+    port = f"{int(toy_server.address.rpartition(':')[2]):04X}"
+    rows = [
+        line.split()
+        for name in ("tcp", "tcp6")
+        for line in Path(f"/proc/net/{name}").read_text().splitlines()
+    ]
+    listening = [row[1] for row in rows if row[3] == "0A" and row[1].endswith(f":{port}")]
+    assert listening == [f"0100007F:{port}"]  # 127.0.0.1, bytes reversed
+
+
 def test_the_servers_have_called_nobody(servers):
     for server in servers.values():
         assert server.leaks == []

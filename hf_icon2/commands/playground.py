@@ -19,7 +19,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--column", default=_COLUMN, help=f"column with the instruction's text (default: {_COLUMN})"
     )
-    parser.add_argument("--port", type=int, help="where to listen (default: the first free one from 7860 on)")
+    parser.add_argument(
+        "--port", type=_port, help="where to listen (default: the first free one from 7860 on)"
+    )
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= 65535:
+        raise argparse.ArgumentTypeError(f"expected a port from 1 to 65535, got {text!r}")
+    return int(text)
 
 
 def run(arguments: argparse.Namespace) -> object:

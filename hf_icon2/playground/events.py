@@ -31,6 +31,12 @@ logger = logging.getLogger(__name__)
 
 _EVERY = 0.08  # seconds; with every token of a fast model a browser falls behind, and Stop comes late
 
+_OF_TORCH = (
+    TypeError,
+    RuntimeError,
+    IndexError,
+)  # out of memory, wrong shapes, ids outside of the vocabulary
+
 Update = dict[str, Any]
 """New values of parts of the page, by name; parts that are not named stay."""
 
@@ -68,7 +74,7 @@ class Events:
             look: Criterion and layer of the colours.
 
         Yields:
-            First the growing answers, then colours, consistency and snippet.
+            Snippet and consistency, the answers as they grow, and at last their colours.
         """
         try:
             strengths = {name: _number(value) for name, value in steering.items()}
@@ -76,11 +82,7 @@ class Events:
             yield from self._generate(request, look)
         except ValueError as error:
             yield {"status": status_html(str(error), error=True)}
-        except (
-            TypeError,
-            RuntimeError,
-            IndexError,
-        ) as error:  # what torch raises: out of memory, wrong shapes
+        except _OF_TORCH as error:
             logger.exception("generation failed")
             first = (str(error).splitlines() or [type(error).__name__])[0]
             yield {"status": status_html(f"The model failed on this instruction: {first}", error=True)}
@@ -113,22 +115,23 @@ class Events:
         return {"status": status_html("Stopped."), **self.recolour(shown, look)}
 
     def _generate(self, request: Request, look: tuple[str, int]) -> Iterator[Update]:
-        began = time.perf_counter()
         ids = encode_prompt(self.subject.tokenizer, request.prompt)
         request = self._fitting(request, len(ids))
         shown = Shown(request, tuple(ids), (Answer(),) * len(request.steerings))
-        yield {"status": status_html("Answering …"), **self._plain(shown), "legend": ""}
+        yield {
+            "status": status_html("Answering …"),
+            "legend": "",
+            "snippet": self._snippet(request),
+            **self._plain(shown),
+        }
+        found = self.measure(request.prompt)
+        yield {"consistency": consistency_html(found.scores, found.meaning, found.full)}
+        began = time.perf_counter()
         for answers in stream_answers(self.subject.model, ids, request, pad=self.pad, every=_EVERY):
             shown = replace(shown, answers=tuple(answers))
             yield self._plain(shown)
-        seconds = time.perf_counter() - began
-        result = self.measure(request.prompt)
-        yield {
-            "status": status_html(f"Done in {seconds:.1f} s.", *self._notes(shown)),
-            "consistency": consistency_html(result.scores, result.meaning, result.full),
-            "snippet": self._snippet(request),
-            **self.recolour(shown, look),
-        }
+        done = f"Done in {time.perf_counter() - began:.1f} s."
+        yield {"status": status_html(done, *self._notes(shown)), **self.recolour(shown, look)}
 
     def _fitting(self, request: Request, length: int) -> Request:
         """The request with as many new tokens as the model's context has room for."""

@@ -132,6 +132,11 @@ def consistency_html(scores: Mapping[str, float], meaning: str, full: float) -> 
     return f'<div class="consistency"><table>{rows}</table><p>{escape(meaning)}</p></div>'
 
 
+def card_markdown(card: str) -> str:
+    """A card without its front matter, in which strangers' texts can load no picture and hold no HTML."""
+    return card.partition("\n---\n")[2].replace("<", "&lt;").replace("![", "!&#91;")
+
+
 def _footer(card: Card) -> str:
     if not card.projections:
         return card.status

@@ -13,7 +13,7 @@ import gradio as gr
 from hf_icon2.cards import directions_card
 from hf_icon2.playground.answers import MAX_CHARACTERS, MAX_NEW_TOKENS, MAX_TEMPERATURE
 from hf_icon2.playground.events import Events, Shown, Update, status_html
-from hf_icon2.playground.markup import empty_html
+from hf_icon2.playground.markup import card_markdown, empty_html
 from hf_icon2.playground.sliders import slider
 from hf_icon2.playground.subject import Subject
 
@@ -30,7 +30,7 @@ Steer **{name}** along directions found in its own hidden states: one instructio
 """
 _STRENGTHS = """\
 ### Strengths of the + answer
-The − answer gets the opposite ones. {limit}
+The − answer gets the opposite ones. {limit} What each criterion means stands below, in *About these directions*.
 """
 
 
@@ -48,6 +48,7 @@ def launch(subject: Subject, *, port: int | None = None) -> None:
         share=False,
         quiet=True,
         prevent_thread_lock=True,
+        ssr_mode=False,  # a Space would ask for it, and for Node with it
         footer_links=[],
         css_paths=_STYLE,
         theme=gr.themes.Default(primary_hue="orange", neutral_hue="slate", font=_FONT, font_mono=_MONO),
@@ -146,7 +147,7 @@ class _Page:
                 "# Generate first.", language="python", interactive=False, elem_id="snippet", show_label=False
             )
         with gr.Accordion("About these directions", open=False, elem_id="card"):
-            gr.Markdown(directions_card(self.subject.directions.config).partition("\n---\n")[2])
+            gr.Markdown(card_markdown(directions_card(self.subject.directions.config)))
 
     def _connect(self) -> None:
         look = [self.criterion, self.layer]
