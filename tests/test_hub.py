@@ -7,10 +7,12 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from dataclasses import dataclass, replace
 from hashlib import sha256
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -189,6 +191,10 @@ def test_directions_lie_in_a_folder_of_a_repo(hub, saved, directions):
     hub("push_directions", folder=saved, repo="me/several", path_in_repo="layers/all")
     loaded = hub("load_directions", repo="me/several", subfolder="layers/all")
     assert loaded["sha256"] == directions.sha256
+    assert hub("load_directions", repo="me/several", subfolder="./layers/all/") == loaded
+    for outside in ("../first", "/etc"):
+        error, said = hub.refuses("load_directions", repo="me/several", subfolder=outside)
+        assert (error, "leads out of the repo" in said) == ("ValueError", True)
     assert hub.refuses("load_directions", repo="me/several") == (
         "FileNotFoundError",
         "there is no folder 'me/several', and on the Hub: direction_vector_config.json of me/several at revision "
@@ -222,6 +228,13 @@ def test_a_private_repo_needs_the_login_of_its_owner(hub, saved, tmp_path):
         )
     given = hub("load_directions", "", repo="me/private", token=MINE, cache_dir=str(tmp_path))
     assert given == hub("load_directions", repo="me/private")
+
+
+def test_nothing_private_goes_to_a_public_repo(hub, saved):
+    hub("upload", repo="me/public", path="a.txt", content="a")
+    error, said = hub.refuses("push_directions", folder=saved, repo="me/public", private=True)
+    assert (error, said[:36]) == ("ValueError", "me/public exists and is public, so n")
+    assert hub("listing", repo="me/public") == [".gitattributes", "a.txt"]
 
 
 def test_what_the_hub_does_not_have_is_named_with_what_it_has(hub, saved):
@@ -261,8 +274,10 @@ def test_logins_that_do_not_suffice_are_told_apart(hub, saved):
         assert (error, said[:42]) == ("PermissionError", "this login may not do that with me/gated (")
     error, said = hub.refuses("push_directions", "", folder=saved, repo="me/new")
     assert (error, said[:41]) == ("PermissionError", "the Hub refused the login for me/new (Inv")
-    error, said = hub.refuses("load_directions", repo="me/gated", token="hf_token_of\nme")
-    assert (error, "a line break?" in said) == ("ValueError", True)
+    for options in ({"token": "hf_token_of\nme"}, {"_token": "hf_token_öf_me"}):
+        token = options.pop("_token", MINE)
+        error, said = hub.refuses("load_directions", token, repo="me/gated", **options)
+        assert (error, "characters that no token has" in said) == ("ValueError", True)
 
 
 def test_a_proposal_to_a_repo_of_others_changes_nothing_there(hub, saved, directions):
@@ -294,6 +309,20 @@ def test_an_error_of_the_server_is_waited_out_or_named(hub, saved, directions, t
     assert (error, "the Hub answered with status 500" in said) == ("ConnectionError", True)
     hub.faults()
     assert hub("load_directions", **options)["sha256"] == directions.sha256
+
+
+def test_an_upload_that_is_cut_is_repeated_and_a_refused_one_is_named(hub, large, directions):
+    folder, fingerprint = large
+    hub.faults({"method": "PUT", "path": "/lfs/", "times": 1, "status": 507})
+    error, said = hub.refuses("push_directions", folder=folder, repo="me/cut-up")
+    assert (error, said.startswith("the Hub answered with status 507 for me/cut-up")) == (
+        "ConnectionError",
+        True,
+    )
+    hub.faults({"method": "PUT", "path": "/lfs/", "times": 1, "cut_after": 1_000_000})
+    hub("push_directions", folder=folder, repo="me/cut-up")
+    assert [note["method"] for note in hub.news() if "/lfs/" in note["path"]].count("PUT") == 2
+    assert hub("load_directions", repo="me/cut-up")["sha256"] == fingerprint
 
 
 def test_a_cut_connection_is_taken_up_where_it_broke(hub, large, tmp_path):
@@ -552,3 +581,53 @@ def test_a_trained_model_is_pushed_with_its_card_and_loads_back(hub, tiny_llama_
         "| steps | 2 of 2 |",
     ):
         assert line in card, line
+
+
+@pytest.fixture
+def no_hub(monkeypatch):
+    """Something that answers every request with a page of its own, as the login page of a network does."""
+
+    class Page(BaseHTTPRequestHandler):
+        def answer(self):
+            self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            self.send_response(200)
+            self.end_headers()
+            if self.command != "HEAD":
+                self.wfile.write(b"<html>Please log in.</html>")
+
+        do_GET = do_HEAD = do_POST = answer
+
+        def log_message(self, *arguments):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Page) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}"
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", address)
+        template = address + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr("time.sleep", lambda seconds: None)  # the client waits before it tries again
+        yield server
+        server.shutdown()
+
+
+def test_what_is_no_hub_is_said_to_be_none(no_hub, directions, tmp_path):
+    with pytest.raises(
+        ConnectionError, match="127.0.0.1:[0-9]+ does not answer as the Hub does; check HF_ENDPO"
+    ):
+        DirectionVectors.from_pretrained("me/none", cache_dir=tmp_path)
+    with pytest.raises(ConnectionError, match="does not answer as the Hub does"):
+        directions.push_to_hub("me/none", token=MINE)
+
+
+def test_a_hub_that_is_out_of_reach_is_said_to_be_so(no_hub, directions, tmp_path):
+    no_hub.shutdown()
+    no_hub.server_close()
+    with pytest.raises(
+        ConnectionError, match=r"could not be reached \(ConnectError\), and me/none is not in the ca"
+    ):
+        DirectionVectors.from_pretrained("me/none", cache_dir=tmp_path)
+    with pytest.raises(
+        ConnectionError, match=r"connection to the Hub failed while working on me/none \(ConnectEr"
+    ):
+        directions.push_to_hub("me/none", token=MINE)

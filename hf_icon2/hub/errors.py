@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from json import JSONDecodeError
 from typing import Literal, TypeAlias
 
-from huggingface_hub import HfApi
+from huggingface_hub import HfApi, get_token
 
 # HTTPError is the base of httpx or httpx2, whichever the client was built on.
 from huggingface_hub.errors import (  # type: ignore[attr-defined]
@@ -62,19 +63,27 @@ def sentences(request: Request) -> Iterator[None]:
         ConnectionError: For a Hub that cannot be reached, answers with an error, or breaks off.
         ValueError: For a name that is no repo id, a token that cannot be one, or files the Hub refuses.
     """
-    if isinstance(request.token, str) and not (request.token.isascii() and request.token.isprintable()):
-        raise ValueError(
-            "the Hub token contains characters that no token has (a line break?); copy it again from "
-            "https://huggingface.co/settings/tokens"
-        )
+    _check_token(request.token)
     try:
         yield
-    except (HTTPError, HFValidationError, EntryNotFoundError, OfflineModeIsEnabled) as error:
+    except (HTTPError, HFValidationError, EntryNotFoundError, OfflineModeIsEnabled, JSONDecodeError) as error:
         raise _translated(error, request) from error
+    except RuntimeError as error:  # of uploads of large files, and of the client's own transfer library
+        raise _translated(error.__cause__ or error, request) from error
     except ValueError as error:  # the client wraps a failed forced download
         if not isinstance(error.__cause__, HTTPError | OfflineModeIsEnabled):
             raise
         raise _translated(error.__cause__, request) from error
+
+
+def _check_token(given: Token) -> None:
+    """Refuses what cannot be sent, for libraries would show it when they fail at it."""
+    token = given if isinstance(given, str) else get_token() if given is not False else None
+    if token is not None and not (token.isascii() and token.isprintable()):
+        raise ValueError(
+            "the Hub token contains characters that no token has (a line break?); copy it again from "
+            "https://huggingface.co/settings/tokens"
+        )
 
 
 def _translated(error: BaseException, request: Request) -> Exception:
@@ -98,7 +107,11 @@ def _translated(error: BaseException, request: Request) -> Exception:
 
 
 def _refused(error: BaseException, request: Request) -> Exception:
-    """Errors that only their status tells apart, and connections that broke."""
+    """Errors that only their status tells apart, answers that are none of a Hub, and connections that broke."""
+    if isinstance(error, JSONDecodeError):
+        return ConnectionError(
+            f"{HfApi().endpoint} does not answer as the Hub does; check HF_ENDPOINT and proxies"
+        )
     if not isinstance(error, HfHubHTTPError):
         return ConnectionError(
             f"the connection to the Hub failed while working on {request.repo_id} ({type(error).__name__}); try "

@@ -72,9 +72,12 @@ def download(
         FileNotFoundError: If there is no such repo, revision or file, or the cache does not hold it.
         PermissionError: If the token is refused, or the repo is gated.
         ConnectionError: If the Hub cannot be reached, answers with an error, or breaks off.
+        ValueError: If `subfolder` leads out of the repo.
     """
-    depth = len(PurePosixPath(subfolder).parts)
-    commit = revision
+    steps = PurePosixPath(subfolder).parts
+    if ".." in steps or "/" in steps:
+        raise ValueError(f"subfolder {subfolder!r} leads out of the repo; give a folder in it, like 'a/b'")
+    subfolder, commit = "/".join(steps), revision
     for name in names:
         with sentences(Request(repo_id, repo_type, revision, subfolder, name, token)):
             path = Path(
@@ -91,7 +94,7 @@ def download(
                     dry_run=False,
                 )
             )
-        commit = path.parents[depth].name  # .../snapshots/COMMIT/SUBFOLDER/NAME
+        commit = path.parents[len(steps)].name  # .../snapshots/COMMIT/SUBFOLDER/NAME
     return path.parent
 
 
@@ -108,7 +111,7 @@ def make_repo(
     Args:
         repo_id: `owner/name`, or `name` for the one who is logged in.
         repo_type: "model" or "dataset".
-        private: Visibility of a new repo.
+        private: Visibility of a new repo; True refuses one that exists and is public.
         token: Hub token; the logged-in one by default.
         revision: Branch, made from the main branch if missing; a `refs/...` must exist.
 
@@ -118,10 +121,16 @@ def make_repo(
     Raises:
         PermissionError: If nobody is logged in, or the login may not write there.
         ConnectionError: If the Hub cannot be reached, answers with an error, or breaks off.
+        ValueError: If the repo should be private and is public.
     """
     api = HfApi(token=token)
     with sentences(Request(repo_id, repo_type, revision, token=token)):
         name = api.create_repo(repo_id, repo_type=repo_type, private=private, exist_ok=True).repo_id
+        if private and not api.repo_info(name, repo_type=repo_type).private:
+            raise ValueError(
+                f"{name} exists and is public, so nothing private was uploaded; choose another name, or make it private "
+                "in its settings first"
+            )
         if revision and not revision.startswith("refs/"):
             api.create_branch(name, repo_type=repo_type, branch=revision, exist_ok=True)
     return name
