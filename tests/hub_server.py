@@ -23,6 +23,7 @@ import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -36,7 +37,7 @@ USERS = {
     "hf_token_of_someone": ("someone", True),
 }
 LFS_SUFFIXES = (".safetensors", ".parquet", ".bin")
-CHUNK = 1 << 16
+CHUNK = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -44,11 +45,11 @@ class Blob:
     content: bytes
     lfs: bool
 
-    @property
+    @cached_property
     def sha256(self) -> str:
         return hashlib.sha256(self.content).hexdigest()
 
-    @property
+    @cached_property
     def git_oid(self) -> str:
         return hashlib.sha1(b"blob %d\0" % len(self.content) + self.content).hexdigest()
 
@@ -164,11 +165,11 @@ class Handler(BaseHTTPRequestHandler):
     # bodies, whole or as ordered
 
     def read_body(self) -> bytes:
-        body = b""
+        body = bytearray()
         for piece in self.pieces():
             body += piece
             self.hold(len(body))
-        return body
+        return bytes(body)
 
     def pieces(self):
         """What the client sends, as it comes."""

@@ -128,8 +128,8 @@ def make_repo(
         name = api.create_repo(repo_id, repo_type=repo_type, private=private, exist_ok=True).repo_id
         if private and not api.repo_info(name, repo_type=repo_type).private:
             raise ValueError(
-                f"{name} exists and is public, so nothing private was uploaded; choose another name, or make it private "
-                "in its settings first"
+                f"{name} exists and is public, so nothing private was uploaded; choose another name, or make it "
+                "private in its settings first"
             )
         if revision and not revision.startswith("refs/"):
             api.create_branch(name, repo_type=repo_type, branch=revision, exist_ok=True)
