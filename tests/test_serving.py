@@ -133,6 +133,14 @@ def test_directions_are_attached_only_to_a_model_they_fit(folder, directions, ti
     assert not (other / "custom_generate").exists()
 
 
+def test_a_model_with_code_of_its_own_is_not_run_when_attached_to(directions, tmp_path):
+    (tmp_path / "config.json").write_text(
+        '{"model_type": "odd", "auto_map": {"AutoConfig": "odd.OddConfig"}}'
+    )
+    (tmp_path / "odd.py").write_text("raise SystemExit('was run')")
+    assert (directions.attach_to(tmp_path) / "custom_generate" / "generate.py").is_file()
+
+
 def test_another_authors_generate_is_not_replaced(directions, tmp_path):
     model = shutil.copytree(assistant_path(), tmp_path / "model")
     (model / "custom_generate").mkdir()
@@ -289,6 +297,7 @@ print("\\n" + json.dumps(answers))
 """
 
 
+@pytest.mark.slow
 def test_from_the_hub_the_directions_are_those_of_the_models_commit(
     folder, directions, attached, prompt, tmp_path
 ):
@@ -474,14 +483,37 @@ def test_a_bad_steering_is_refused_by_a_sentence_and_the_server_goes_on(client, 
 
 
 @needs_serving
-def test_continuous_batching_refuses_rather_than_answer_unsteered(folder, attached, prompt, tmp_path):
+def test_a_client_that_hangs_up_leaves_nothing_steered(client, folder, expected):
+    for _ in range(3):
+        stream = client.chat_completion(
+            [{"role": "user", "content": QUESTION}],
+            model=str(folder),
+            stream=True,
+            extra_body={
+                "generation_config": json.dumps(
+                    {"max_new_tokens": 200, "min_new_tokens": 200, "steering": {"honesty": -3}}
+                )
+            },
+        )
+        next(iter(stream))
+        stream.close()
+        assert ask(client, folder, None) == expected[0]
+
+
+def test_continuous_batching_refuses_rather_than_answer_unsteered(folder, prompt):
     sentence = "could not steer its requests one by one; serve it without --continuous-batching, in a script"
-    fresh = load(folder, trust_remote_code=True)
+    model = load(folder, trust_remote_code=True)
     with pytest.raises(ValueError, match=sentence):
-        fresh.generate_batch([prompt["input_ids"][0].tolist()])
+        model.generate_batch([prompt["input_ids"][0].tolist()], steering=STEERINGS[1])
+
+
+@needs_serving
+@pytest.mark.slow
+def test_a_server_of_continuous_batches_refuses_too(folder, tmp_path):
     with serving(folder, tmp_path / "server", "--continuous-batching") as address:
         client = InferenceClient(base_url=address, timeout=60)
         for stream in (False, True):
             with pytest.raises(HfHubHTTPError) as refused:
                 ask(client, folder, STEERINGS[1], stream=stream)
             assert refused.value.response.status_code == 422
+            assert "continuous batching passes by the directions" in refused.value.response.json()["detail"]

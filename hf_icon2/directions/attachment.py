@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from hf_icon2 import __version__
 from hf_icon2.loading import load_tokenizer
-from hf_icon2.storage import write_atomic
+from hf_icon2.storage import read_json, write_atomic
 
 if TYPE_CHECKING:
     from hf_icon2.directions.vectors import DirectionVectors
@@ -59,6 +59,8 @@ def attach(directions: DirectionVectors, folder: Path) -> Path:
 
 
 def _check_fit(directions: DirectionVectors, folder: Path) -> None:
+    if "auto_map" in read_json(folder / "config.json"):
+        return  # its code is not run here; loading it with trust_remote_code checks the shape
     from transformers import AutoConfig
 
     config = AutoConfig.from_pretrained(folder).get_text_config(decoder=True)
