@@ -408,6 +408,7 @@ def test_directions_are_measured_on_given_instructions_and_so_does_the_snippet(t
     )
     subject = open_model(str(tiny_llama_dir), instructions=texts, code=code)
     assert all(subject.directions.config.strengths[name].maximum for name in subject.directions.names)
+    assert subject.examples == tuple(texts[:3])
     names = {}
     exec("\n".join((*subject.loading.imports, subject.loading.lines)), names)
     assert names["directions"].sha256 == subject.directions.sha256

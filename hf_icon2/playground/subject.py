@@ -27,6 +27,7 @@ TOY_LAYERS = (3, 4)
 _TOY_STRENGTHS = StrengthRange(0.2, -0.2)
 _CALIBRATED_ON = 16  # instructions
 _MEASURED_ON = 256
+_SHORT = 80  # characters of an example
 
 _TOY_NOTE = (
     "It is tiny and knows one little world of facts, everyday tasks and harmful requests; asked anything else it "
@@ -143,6 +144,7 @@ def open_model(
         *_steerable(model, tokenizer, vectors),
         tuple(texts),
         model_loading(source, directions, (code[0], f"{code[1]}[:{_MEASURED_ON}]")),
+        tuple(text for text in texts if len(text) <= _SHORT)[:3] or _EXAMPLES,
     )
 
 
