@@ -284,17 +284,49 @@ def test_gradients_flow_through_steered_passes(model, directions):
     assert all(parameter.grad is not None for parameter in model.parameters())
 
 
-def test_gradients_with_and_without_checkpointing_agree(model, directions):
-    def gradient():
-        model.zero_grad()
-        with steer(model, directions, STEERING, start=2):
-            model(torch.tensor(rows_of(7)), labels=torch.tensor(rows_of(7)), use_cache=False).loss.backward()
-        return model.model.layers[0].mlp.up_proj.weight.grad.clone()
+@pytest.mark.parametrize("start", [None, 2])
+@pytest.mark.parametrize("checkpointing", [None, {"use_reentrant": False}, {"use_reentrant": True}], ids=str)
+def test_gradients_equal_those_of_a_hand_made_hook(tiny_model, model, directions, checkpointing, start):
+    plain, ids = tiny_model("llama"), torch.tensor(rows_of(7, 7))
 
+    def adder(layer):
+        def hook(_module, _args, output):
+            added = torch.zeros_like(output)
+            for name, strength in STEERING.items():
+                if layer in directions.config.control_layers[name]:
+                    added[:, start or 0 :] += strength * directions.at(name, layer)
+            return output + added
+
+        return hook
+
+    for layer, block in enumerate(plain.model.layers):
+        block.register_forward_hook(adder(layer))
+    plain(ids, labels=ids, use_cache=False).loss.backward()
     model.train()
-    plain = gradient()
-    model.gradient_checkpointing_enable()
-    torch.testing.assert_close(gradient(), plain)
+    if checkpointing is not None:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=checkpointing)
+        model.enable_input_require_grads()
+    with steer(model, directions, STEERING, start=start):
+        model(ids, labels=ids, use_cache=False).loss.backward()
+    for (name, found), (_, expected) in zip(model.named_parameters(), plain.named_parameters(), strict=True):
+        torch.testing.assert_close(found.grad, expected.grad, atol=1e-5, rtol=1e-4, msg=name)
+
+
+def test_replicas_of_data_parallel_are_refused(model, directions):
+    """Torch runs them in threads of its own; the replica here is made as it makes them."""
+    ids, errors = torch.tensor(rows_of(7)), []
+    with steer(model, directions, STEERING):
+        replica = model.model._replicate_for_data_parallel()
+
+        def run():
+            with pytest.raises(ValueError, match="run one process per device instead"):
+                replica(ids)
+            errors.append(True)
+
+        thread = threading.Thread(target=run)
+        thread.start()
+        thread.join()
+    assert errors == [True]
 
 
 def test_what_a_block_returned_is_not_written_to_while_gradients_are_recorded(model, directions):

@@ -128,15 +128,18 @@ def _install_hooks(blocks: Blocks, state: SteeringState) -> None:
 
 def _all_blocks_hooked(model: nn.Module, state: SteeringState) -> bool:
     """Whether the hooks are as installed: PEFT's `modules_to_save` copies a block, with a hook of no effect."""
-    hooks = [
-        hook
-        for module in unwrap(model).modules()
-        for hook in module._forward_hooks.values()
-        if isinstance(hook, _BlockHook)
-    ]
-    return sorted(hook.layer for hook in hooks) == list(range(state.num_layers)) and all(
-        hook.state is state for hook in hooks
-    )
+    hooks = list(_block_hooks(unwrap(model)))
+    layers = sorted(hook.layer for hook in hooks)
+    return layers == list(range(state.num_layers)) and all(hook.state is state for hook in hooks)
+
+
+def _block_hooks(module: nn.Module) -> Iterator[_BlockHook]:
+    """The hooks below a module; what lies inside a hooked block is not looked at, which is nearly all."""
+    own = [hook for hook in module._forward_hooks.values() if isinstance(hook, _BlockHook)]
+    yield from own
+    if not own:
+        for child in module.children():
+            yield from _block_hooks(child)
 
 
 def _remove_hooks(model: nn.Module) -> None:
