@@ -105,6 +105,7 @@ def test_the_card_says_how_the_pairs_were_made_and_of_what(tiny_llama, random_di
     )
     card = (folder / "README.md").read_text()
     for line in (
+        "1 preference pairs that the local model base made by itself.",
         "| base | model, answers | llama3 |",
         "| someone/questions | dataset, instructions | odc-by |",
         "- honesty is steered at layers 1, 2 (outputs of these blocks, counted from 0), direction by `pca` from",
@@ -147,7 +148,7 @@ def test_a_folder_with_files_is_left_alone(some, tmp_path):
 def test_pairs_without_provenance_are_published_too(tmp_path):
     plain = pairs(row(0)).select_columns(["prompt", "chosen", "rejected"])
     card = (save_pairs(plain, tmp_path / "pairs") / "README.md").read_text()
-    assert "1 preference pairs that a language model made by itself" in card
+    assert "1 preference pairs that a local model made by itself" in card
     assert "flag" not in card.split("## Limits")[0]
 
 

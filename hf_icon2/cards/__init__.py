@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import DatasetCardData, ModelCardData
 
-from hf_icon2.cards.rendering import hub_id, render
+from hf_icon2.cards.rendering import hub_id, render, spoken
 
 if TYPE_CHECKING:
     from hf_icon2.directions.config import DirectionVectorConfig
@@ -54,7 +54,6 @@ def directions_card(
     """
     base, first = hub_id(config.base_model), config.names[0]
     strength = config.strengths[first].positive if first in config.strengths else None
-    name = base or (Path(config.base_model).name if config.base_model else "a local model")
     data = ModelCardData(
         base_model=base,
         base_model_relation="adapter" if base else None,  # else the Hub lists it as a fine-tune
@@ -65,7 +64,7 @@ def directions_card(
     return render(
         "directions",
         data,
-        base=name,
+        base=spoken(config.base_model),
         link=base and f"https://huggingface.co/{base}",
         model=base or model,
         revision=config.base_model_revision,

@@ -42,6 +42,14 @@ def hub_id(name: str | None) -> str | None:
     return name
 
 
+def spoken(model: str | None) -> str:
+    """A model's name in a sentence: its id on the Hub, or the last part of a path, which tells nothing private."""
+    if model is None:
+        return "a local model"
+    is_words = " " in model and "/" not in model
+    return hub_id(model) or (model if is_words else f"the local model {Path(model).name}")
+
+
 def render(template: str, data: CardData, **values: object) -> str:
     """A card: metadata on top, below it the template `<template>.md` of this folder with its values."""
     text = files(__package__).joinpath(f"{template}.md").read_text(encoding="utf-8")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from datasets import Dataset, concatenate_datasets
 
 from hf_icon2.cards import CARD_NAME
-from hf_icon2.cards.rendering import hub_id
+from hf_icon2.cards.rendering import hub_id, spoken
 from hf_icon2.hub.transfer import read_metadata
 from hf_icon2.synthesis.checks import FLAGS
 
@@ -71,7 +71,7 @@ def pair_figures(
     config = directions.config if directions is not None else None
     model = next((name for name, kind in source_names(directions, recipe).items() if kind == "model"), None)
     base = hub_id(model)
-    name = base or (Path(model).name if model else "a language model")
+    name = spoken(model)
     features = next(iter(splits.values())).features
     return {
         "data": {
@@ -91,7 +91,7 @@ def pair_figures(
         "title": source if hub_id(source) else f"Preference pairs of {name}",
         "source": source if hub_id(source) else "path/to/these/files",
         "total": len(rows),
-        "base": name if model else None,
+        "base": name,
         "link": base and f"https://huggingface.co/{base}",
         "revision": (config.base_model_revision if config else None) or (recipe or {}).get("revision"),
         "splits": [{"name": split, "rows": len(rows)} for split, rows in splits.items()],
