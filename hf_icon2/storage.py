@@ -71,6 +71,24 @@ def read_json(path: Path, most: int = 2**23) -> Any:  # noqa: ANN401
         raise ValueError(f"{path} is truncated or not JSON ({error}); write it or fetch it again") from error
 
 
+def read_json_lines(path: Path) -> list[Any]:
+    """The rows of a file of JSON lines.
+
+    Raises:
+        OSError: If it cannot be read.
+        ValueError: If a line is not JSON.
+    """
+    rows = []
+    for number, line in enumerate(path.read_bytes().splitlines(), 1):
+        try:
+            rows.append(json.loads(line))
+        except (ValueError, RecursionError) as error:
+            raise ValueError(
+                f"line {number} of {path} is not JSON ({error}); write the file again"
+            ) from error
+    return rows
+
+
 def parse_json(data: bytes) -> Any:  # noqa: ANN401
     """Plain data of a JSON text.
 

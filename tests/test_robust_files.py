@@ -21,7 +21,7 @@ from hf_icon2 import Criterion, DirectionVectorConfig, DirectionVectors, Recipe
 from hf_icon2.cards import directions_card
 from hf_icon2.directions.config import CONFIG_NAME, StrengthRange
 from hf_icon2.directions.pair import VECTORS_NAME
-from hf_icon2.storage import read_limited, write_atomic
+from hf_icon2.storage import read_json_lines, read_limited, write_atomic
 
 SHAPE = (2, 3, 5)
 NAMES = ("honesty", "helpfulness")
@@ -668,3 +668,17 @@ def test_a_recipe_that_is_no_recipe_is_refused_by_a_sentence(tmp_path, name):
     with pytest.raises(ValueError, match=message) as refused:
         Recipe.from_file(tmp_path / name)
     assert len(str(refused.value)) < 2000
+
+
+def test_a_broken_line_is_refused_by_its_number(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    rows = [
+        {"text": "a\u2028b\x85c"},
+        {"text": "\r\n"},
+    ]  # what Python takes for ends of lines and JSON does not
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    assert read_json_lines(path) == rows
+    for broken in (b'{"text": ', b"[" * 10**5, b"\xff"):
+        path.write_bytes(b"{}\n{}\n" + broken + b"\n{}\n")
+        with pytest.raises(ValueError, match=r"line 3 of .*rows.jsonl is not JSON"):
+            read_json_lines(path)

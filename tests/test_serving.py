@@ -20,7 +20,7 @@ import pytest
 import torch
 from huggingface_hub import InferenceClient
 from huggingface_hub.errors import HfHubHTTPError, UnknownError
-from transformers import AutoModelForCausalLM, TextIteratorStreamer
+from transformers import AutoModelForCausalLM, TextIteratorStreamer, pipeline
 from transformers.utils.import_utils import is_serve_available
 
 import hf_icon2
@@ -213,6 +213,22 @@ def test_without_trust_the_model_is_plain(folder, prompt, toy_tokenizer, expecte
     )
     with pytest.raises(ValueError, match=r"not used by the model: \['steering'\]"):
         model.generate(**prompt, **GREEDY, steering=STEERINGS[1])
+
+
+def test_pipelines_and_adapters_around_the_model_steer_too(folder, toy_tokenizer, prompt, expected):
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(target_modules=["q_proj"], task_type="CAUSAL_LM")  # changes nothing until trained
+    wrapped = get_peft_model(load(folder, trust_remote_code=True), config)
+    found = wrapped.generate(**prompt, **GREEDY, steering=STEERINGS[2])
+    answer = toy_tokenizer.decode(found[0, prompt["input_ids"].shape[1] :], skip_special_tokens=True)
+    assert answer == expected[2]
+    pipe = pipeline(
+        "text-generation", model=load(folder, trust_remote_code=True), tokenizer=toy_tokenizer, device="cpu"
+    )
+    messages = [{"role": "user", "content": QUESTION}]
+    found = pipe(messages, **GREEDY, steering=STEERINGS[2], return_full_text=False)
+    assert found[0]["generated_text"] == expected[2]
 
 
 def test_any_model_can_borrow_the_function(folder, prompt, toy_tokenizer, expected):

@@ -13,7 +13,7 @@ from typing import Any
 from datasets import Dataset, Features
 
 from hf_icon2.recipe import Recipe, read_settings
-from hf_icon2.storage import write_atomic
+from hf_icon2.storage import read_json_lines, write_atomic
 
 Figures = dict[str, Any]
 
@@ -91,8 +91,7 @@ class RunFolder:
 
     def read_rows(self, name: str, features: Features | None = None) -> Dataset:
         """The rows of `write_rows`, as a dataset."""
-        with (self.path / name).open(encoding="utf-8") as lines:
-            return Dataset.from_list([json.loads(line) for line in lines], features=features)
+        return Dataset.from_list(read_json_lines(self.path / name), features=features)
 
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import json
 import random
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 from hf_icon2.pipeline.folder import Figures, RunFolder
 from hf_icon2.pipeline.pictures import Pictures
 from hf_icon2.recipe import TOY
+from hf_icon2.storage import read_json_lines
 
 SAMPLES = {"fixed": 4, "broken": 3, "still wrong": 2, "still right": 1}
 """How many answers of each kind are shown; what there is less of is not made up for."""
@@ -170,8 +170,7 @@ def _answers(folder: RunFolder, report: Figures) -> list[str]:
     path = folder.path / "evaluation.jsonl"
     if not path.is_file():
         return []
-    with path.open(encoding="utf-8") as lines:
-        rows: list[dict[str, Any]] = [json.loads(line) for line in lines]
+    rows: list[dict[str, Any]] = read_json_lines(path)
     groups = _by_outcome(rows) if folder.recipe.model == TOY else {"": rows}
     generator = random.Random(report["seed"])
     table = [
