@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -13,6 +17,7 @@ def load_model(source: str, revision: str | None = None) -> PreTrainedModel:
     import torch
     from transformers import AutoModelForCausalLM
 
+    _check_source(source)
     model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(source, revision=revision)
     model.to("cuda" if torch.cuda.is_available() else "cpu")  # type: ignore[arg-type]
     model.eval()
@@ -23,5 +28,18 @@ def load_tokenizer(source: str, revision: str | None = None) -> PreTrainedTokeni
     """The tokenizer of a model."""
     from transformers import AutoTokenizer
 
+    _check_source(source)
     tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source, revision=revision)
     return tokenizer
+
+
+def _check_source(source: str) -> None:
+    """Raises FileNotFoundError for what is neither a folder nor could be a repo's id."""
+    if Path(source).is_dir():
+        return
+    try:
+        validate_repo_id(source)
+    except HFValidationError as error:
+        raise FileNotFoundError(
+            f"there is no folder {source!r}, and it is no id of a Hub repo, like 'owner/name', either"
+        ) from error
