@@ -10,8 +10,9 @@ from peft import (
     get_peft_model,
 )
 
-from hf_icon2 import make_steerable, steer
+from hf_icon2 import Icon2LogitsProcessor, extract_directions, make_steerable, steer
 from hf_icon2.prompts import pad_batch
+from hf_icon2.steering.decoding import Sampling, generate_variants
 from hf_icon2.steering.hooks import installed_state
 
 STEERINGS = [{"honesty": 3.0}, None, {"honesty": -3.0, "helpfulness": 2.0}]
@@ -256,3 +257,18 @@ def test_after_a_soft_prompt_steering_starts_at_the_last_prompt_token(tiny_model
         early.append(found == soft_prompt_by_hand(wrapped, directions, prompt, STEERING, 2))
         assert generate(model, [prompt]) == [soft_prompt_by_hand(wrapped, directions, prompt, None, 0)]
     assert not all(early)  # where the virtual tokens would be, if they were not counted
+
+
+@pytest.mark.parametrize("soft", [prompt_tuned, prefix_tuned])
+def test_what_runs_the_model_inside_refuses_a_soft_prompt_rather_than_leave_it_out(
+    tiny_model, directions, tiny_tokenizer, soft
+):
+    model, sampling = soft(tiny_model("llama")), Sampling(max_new_tokens=2)
+    calls = (
+        lambda: extract_directions(model, tiny_tokenizer, ["Hi.", "You."], show_progress=False),
+        lambda: generate_variants(model, [[5, 6]], [[None]], sampling=sampling, seeds=[[0]], pad=0),
+        lambda: Icon2LogitsProcessor(model, directions, STEERING),
+    )
+    for call in calls:
+        with pytest.raises(ValueError, match=r"soft prompt.*use model.generate\(steering=...\), or"):
+            call()

@@ -47,6 +47,19 @@ def unwrap(model: nn.Module) -> PreTrainedModel:
     return inner
 
 
+def refuse_soft_prompt(model: nn.Module) -> None:
+    """Raises ValueError for a PEFT model with virtual tokens, where they would be left out without a word.
+
+    Only the wrapper's own forward pass puts them before the prompt; whoever runs the model inside never sees them.
+    """
+    config = getattr(model, "active_peft_config", None)
+    if config is not None and config.is_prompt_learning:
+        raise ValueError(
+            "this model has a soft prompt, which only its own generate() puts before the prompt: use "
+            "model.generate(steering=...), or do without the soft prompt by passing model.get_base_model()"
+        )
+
+
 def find_blocks(model: nn.Module) -> Blocks:
     """Finds the decoder blocks of a causal language model and proves them by running a few tokens.
 
@@ -55,8 +68,10 @@ def find_blocks(model: nn.Module) -> Blocks:
 
     Raises:
         ValueError: If there is no list of blocks, or the probe shows that adding to their outputs would not
-            mean what it should (see `hf_icon2.blocks.probe`). The message names the block.
+            mean what it should (see `hf_icon2.blocks.probe`); the message names the block. Also if an adapter
+            puts virtual tokens before the prompt.
     """
+    refuse_soft_prompt(model)
     inner = unwrap(model)
     try:
         blocks = _locate(inner)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 
-from hf_icon2.blocks import input_device, unwrap
+from hf_icon2.blocks import input_device, refuse_soft_prompt, unwrap
 from hf_icon2.directions.vectors import DirectionVectors
 from hf_icon2.prompts import pad_batch
 from hf_icon2.steering.cache import joinable, joined, roomy_cache
@@ -66,6 +66,7 @@ def generate_variants(
             )
     if directions is None and any(map(any, variants)):
         raise ValueError("a variant is steered, so directions are needed; pass directions=...")
+    refuse_soft_prompt(model)
     ends = set(stop_ids) | _end_ids(model)
     inner, (trunk, state) = unwrap(model), steered_trunk(model)
     if directions is not None:

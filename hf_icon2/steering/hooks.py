@@ -74,7 +74,7 @@ def steering_state(model: nn.Module) -> SteeringState:
     if state is not None and _all_blocks_hooked(model, state):
         return state
     _remove_hooks(model)
-    blocks = find_blocks(model)
+    blocks = find_blocks(unwrap(model))  # soft prompts too: their own generate() may well be steered
     size = len(blocks.layers)
     state = state or SteeringState(blocks.hidden_size, size)
     state.hidden_size, state.num_layers = blocks.hidden_size, size

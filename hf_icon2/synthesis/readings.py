@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from hf_icon2.blocks import Blocks, find_blocks, input_device, read_states, unwrap
+from hf_icon2.blocks import Blocks, find_blocks, input_device, read_states, refuse_soft_prompt, unwrap
 from hf_icon2.directions.estimation import scale_norms
 from hf_icon2.directions.vectors import DirectionVectors
 from hf_icon2.prompts import pad_batch
@@ -96,6 +96,7 @@ def unsteered_logps(
     Returns:
         Sums over the answer's tokens in nats, (N,) float32 on the CPU; 0 for an empty answer.
     """
+    refuse_soft_prompt(model)
     inner = unwrap(model)
     takes_positions = "position_ids" in inspect.signature(inner.forward).parameters
     result, device = torch.zeros(len(rows)), input_device(inner)
