@@ -9,11 +9,12 @@ import yaml
 from datasets import DatasetDict, load_dataset
 
 from hf_icon2 import Criterion, Recipe, save_pairs
-from hf_icon2.cards import directions_card
+from hf_icon2.cards import adapter_card, directions_card, model_card
 from hf_icon2.synthesis.pairs import pair_dataset, pair_features
 
 # Would open a table cell, a code span, HTML, a template, a second metadata block and a heading.
 EVIL = "a|b `x` ``y`` {{ 1234567 * 9 }} {% if %} <b>\n---\nlicense: mit\n---\n# boom\n```\n"
+FENCE = re.compile(r" *```+[^`]*")  # with a backtick behind it, it is no fence
 
 
 def row(number, criterion="honesty", *, flags=(), digest="a" * 64, **changes):
@@ -177,6 +178,19 @@ def test_no_text_breaks_a_card(tiny_llama, random_directions, tmp_path):
             / "README.md"
         ).read_text(),
     ]
+    criterion = {"name": EVIL, "pairs": 1, "chosen": EVIL, "rejected": EVIL}
+    cards.append(
+        model_card(
+            model_name=EVIL,
+            base_model=EVIL,
+            tags=[EVIL],
+            dataset_name=None,
+            provenance={"rows": 1, "columns": [EVIL], "directions": [EVIL], "criteria": [criterion]},
+            training={"settings": {EVIL: EVIL}, "monitor": EVIL, "versions": EVIL},
+        )
+    )
+    record = {"steering": json.dumps({EVIL: 1.0}), "directions_sha256": EVIL}
+    cards.append(adapter_card(EVIL, record, [EVIL]))
     for card in cards:
         check_form(card)
     assert metadata(cards[0])["license"] == "mit" and "license" not in metadata(cards[1])
@@ -184,15 +198,14 @@ def test_no_text_breaks_a_card(tiny_llama, random_directions, tmp_path):
 
 def check_form(card):
     """What a reader of Markdown relies on."""
-    lines = card.splitlines()
-    assert [number for number, line in enumerate(lines) if line.strip() == "---"] == [
-        0,
-        lines.index("---", 1),
-    ]
+    head = card.splitlines()
+    end = head.index("---", 1)
+    assert [number for number, line in enumerate(head) if line.rstrip() == "---"] == [0, end]
     assert isinstance(metadata(card), dict)
-    fences = [line for line in lines if line.lstrip().startswith("```")]
+    lines = head[end + 1 :]
+    fences = [line for line in lines if FENCE.fullmatch(line)]
     assert fences[1::2] == ["```"] * (len(fences) // 2) and len(fences) % 2 == 0
-    assert [line for line in lines if line.startswith("# ")] == [lines[lines.index("---", 1) + 2]]
+    assert [line for line in lines if line.startswith("# ")] == [lines[1]]
     width = 0
     for line in lines:
         cells = len(re.findall(r"(?<!\\)\|", line)) if line.startswith("|") else 0
@@ -204,7 +217,7 @@ def check_form(card):
 
 
 def _in_fence(before):
-    return sum(line.lstrip().startswith("```") for line in before) % 2 == 1
+    return sum(FENCE.fullmatch(line) is not None for line in before) % 2 == 1
 
 
 def test_a_card_of_pairs_fits_the_rows_of_a_streamed_reader(some, tmp_path):
