@@ -5,7 +5,14 @@ import threading
 import pytest
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, T5Config, T5ForConditionalGeneration
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    BertConfig,
+    BertLMHeadModel,
+    T5Config,
+    T5ForConditionalGeneration,
+)
 
 from hf_icon2.blocks import block_output, evaluating, find_blocks, read_states, unwrap
 
@@ -166,6 +173,108 @@ def test_a_model_without_a_list_of_blocks_is_refused(tiny_model):
         ValueError, match="LlamaForCausalLM cannot be steered .*: it has no list of 7 decoder blocks"
     ):
         find_blocks(model)
+
+
+def test_a_model_whose_next_block_takes_in_something_else_is_refused(tiny_model):
+    model = tiny_model("llama")
+    model.model.layers[2].register_forward_pre_hook(lambda _block, args: (args[0] + args[0].roll(1, -1),))
+    with pytest.raises(
+        ValueError, match=r"block 2 \(LlamaDecoderLayer\) does not take in what the block befor"
+    ):
+        find_blocks(model)
+
+
+def test_a_stream_that_is_only_scaled_between_blocks_can_be_steered(tiny_model):
+    """RWKV halves its states every few blocks, so that they fit into half precision."""
+    model = tiny_model("llama")
+    model.model.layers[2].register_forward_pre_hook(lambda _block, args: (args[0] / 2,))
+    assert len(find_blocks(model).layers) == 4
+
+
+def test_an_encoder_is_refused_until_it_is_made_a_decoder():
+    sizes = {"vocab_size": 64, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = BertConfig(**sizes, intermediate_size=32, initializer_range=0.3)
+    with pytest.raises(ValueError, match=r"depends on later tokens, .* by is_decoder=True"):
+        find_blocks(BertLMHeadModel(config))
+    config.is_decoder = True
+    assert len(find_blocks(BertLMHeadModel(config)).layers) == 2
+
+
+def test_a_model_whose_rows_see_each_other_is_refused(tiny_model):
+    model = tiny_model("llama")
+    model.model.layers[2].mlp.register_forward_hook(lambda _mlp, _args, output: output + output.mean(0))
+    with pytest.raises(ValueError, match=r"block 2 .* puts out other states when another row is steered"):
+        find_blocks(model)
+
+
+def test_a_model_that_keeps_a_blocks_output_for_later_is_refused(tiny_model):
+    """Added in place, a vector also reaches the copy that block 3 reads; added to a clone, it would not."""
+    model = tiny_model("llama")
+    kept = []
+    model.model.layers[0].register_forward_hook(lambda _block, _args, output: kept.append(output))
+    model.model.layers[3].mlp.register_forward_hook(lambda _mlp, _args, output: output + kept[-1])
+    with pytest.raises(
+        ValueError, match=r"block 3 .* puts out other states when steered in place and not in"
+    ):
+        find_blocks(model)
+
+
+def test_a_model_that_drops_the_last_blocks_output_is_refused(tiny_model):
+    model = tiny_model("llama")
+    kept = []
+    model.model.layers[2].register_forward_hook(lambda _block, _args, output: kept.append(output.clone()))
+    model.model.norm.register_forward_pre_hook(lambda _norm, _args: (kept[-1],))
+    with pytest.raises(ValueError, match="added behind block 3 .* does not reach the model's output"):
+        find_blocks(model)
+
+
+def test_a_model_that_needs_more_than_token_ids_is_refused_with_its_own_words(tiny_model):
+    model = tiny_model("llama")
+
+    def fail(*_):
+        raise TypeError("pixels are missing")
+
+    model.model.register_forward_pre_hook(fail)
+    with pytest.raises(ValueError, match=r"does not run on token ids .* \(TypeError: pixels are missing\)"):
+        find_blocks(model)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_no_reason_to_refuse(tiny_model, architecture, dtype):
+    assert len(find_blocks(tiny_model(architecture).to(dtype)).layers) == 4
+
+
+def test_dropout_is_no_reason_to_refuse(tiny_model):
+    model = tiny_model("gpt2").train()
+    assert len(find_blocks(model).layers) == 4
+    assert model.training
+
+
+def test_a_model_whose_weights_are_offloaded_is_probed_like_another(tiny_model):
+    from accelerate import cpu_offload
+
+    model = cpu_offload(tiny_model("llama"), execution_device=torch.device("cpu"))
+    assert model.device.type == "meta"
+    assert len(find_blocks(model).layers) == 4
+
+
+def test_probing_does_not_touch_the_passes_of_another_thread(tiny_model):
+    model = tiny_model("llama")
+    with torch.no_grad():
+        expected = model(IDS).logits
+    found = []
+
+    def work():
+        with torch.no_grad():
+            found.extend(model(IDS).logits for _ in range(20))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    while thread.is_alive():
+        find_blocks(model)
+    thread.join()
+    assert len(found) == 20
+    assert all(torch.equal(expected, logits) for logits in found)
 
 
 def test_a_block_that_puts_out_no_tensor_is_refused():

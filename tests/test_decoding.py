@@ -1,10 +1,16 @@
 """Several steerings from one prefill must give what separate, plain runs of `generate` give."""
 
 import copy
+import sys
 import threading
+from pathlib import Path
 
 import pytest
 import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+from zoo import random_directions as directions_of
+from zoo_models import zoo_model
 
 from hf_icon2 import make_steerable
 from hf_icon2.steering.cache import roomy_cache
@@ -58,6 +64,133 @@ def test_both_signs_from_one_prefill_equal_separate_runs(
     )
     for row, steering in zip(together, ({"honesty": 0.4}, {"honesty": -0.4}, None), strict=True):
         assert [answer.ids for answer in row] == [separately(model, prompt, steering) for prompt in PROMPTS]
+
+
+SMALL_PROMPTS = [[5, 9, 90, 31, 8], [77, 12], [50], [40, 41, 42, 43, 44, 45, 46], [9, 9, 9], [33, 12]]
+SMALL_STOPS = [2, 11, 60]
+
+
+@pytest.fixture(scope="module", params=["mamba", "rwkv", "minimax"])
+def recurrent(request):
+    """A model that keeps its past in a form of its own, with a criterion that steers two layers."""
+    model = zoo_model(request.param)
+    with torch.no_grad():
+        hidden = model(torch.tensor([[40, 41, 42]]), output_hidden_states=True).hidden_states
+    directions = directions_of([states.clone() for states in hidden[1:5]])
+    return make_steerable(model, directions), directions
+
+
+def test_models_that_cannot_share_a_prefill_answer_by_two_passes(recurrent) -> None:
+    """Ragged prompts, three to a batch, limits of their own: token for token what each row gives alone."""
+    model, directions = recurrent
+    count, finished = len(SMALL_PROMPTS), []
+    limits = [[1 + (7 * row + 5 * side) % 9 for row in range(count)] for side in range(3)]
+    steerings = [{"layer 1": sign, "layer 0": 0.1} if sign else None for sign in (0.3, -0.3, 0)]
+    together = generate_variants(
+        model,
+        SMALL_PROMPTS,
+        [[steering] * count for steering in steerings],
+        sampling=GREEDY,
+        seeds=[[0] * count] * 3,
+        pad=0,
+        directions=directions,
+        stop_ids=SMALL_STOPS,
+        limits=limits,
+        batch_size=3,
+        progress=finished.append,
+    )
+    for row, steering, longest in zip(together, steerings, limits, strict=True):
+        for answer, prompt, limit in zip(row, SMALL_PROMPTS, longest, strict=True):
+            expected = separately(model, prompt, steering, stops=SMALL_STOPS)[:limit]
+            assert answer.ids == expected
+            assert answer.finish_reason == ("length" if len(expected) == limit else "stop")
+    assert sum(finished) == 3 * count
+
+
+def test_two_passes_share_noise_and_do_not_depend_on_the_batch(recurrent) -> None:
+    model, directions = recurrent
+    prompts = SMALL_PROMPTS + [[77, 12], [8, 3]]
+    seeds = list(range(len(prompts)))
+
+    def run(batch_size: int) -> list:
+        none = [None] * len(prompts)
+        return generate_variants(
+            model,
+            prompts,
+            [none, none, [{"layer 1": 0.4}] * len(prompts)],
+            sampling=Sampling(max_new_tokens=8, temperature=0.9, top_p=0.95),
+            seeds=[seeds] * 3,
+            pad=0,
+            directions=directions,
+            batch_size=batch_size,
+        )
+
+    first, second, steered = run(4)
+    assert first == second != steered
+    assert first[1] != first[6]  # one prompt under two seeds
+    assert run(1) == [first, second, steered]
+
+
+@pytest.mark.parametrize(
+    "model_type", ["jamba", "qwen3_next", "falcon_h1", "zamba2", "lfm2", "gpt_oss", "llama4_text"]
+)
+def test_hybrid_and_chunked_models_share_a_prefill(model_type) -> None:
+    """State-space layers, windows and chunks beside attention: their caches are copied per variant like the rest."""
+    model = zoo_model(model_type)
+    with torch.no_grad():
+        hidden = model(torch.tensor([[40, 41, 42]]), output_hidden_states=True).hidden_states
+    directions = directions_of(hidden[1:])
+    make_steerable(model, directions)
+    rows_per_pass = []
+    model.get_decoder().register_forward_pre_hook(
+        lambda _trunk, _args, inputs: rows_per_pass.append(len(inputs["input_ids"])), with_kwargs=True
+    )
+    steerings = [{"layer 1": 0.3}, {"layer 1": -0.3}]
+    together = generate_variants(
+        model,
+        SMALL_PROMPTS,
+        [[steering] * 6 for steering in steerings],
+        sampling=GREEDY,
+        seeds=[[0] * 6] * 2,
+        pad=0,
+        directions=directions,
+        stop_ids=SMALL_STOPS,
+        batch_size=6,
+    )
+    for row, steering in zip(together, steerings, strict=True):
+        expected = [separately(model, prompt, steering, stops=SMALL_STOPS) for prompt in SMALL_PROMPTS]
+        assert [answer.ids for answer in row] == expected
+    assert {6, 12} <= set(rows_per_pass)
+
+
+@pytest.mark.parametrize("model_type", ["roberta", "bart", "git"])
+def test_where_padding_shifts_positions_only_equal_lengths_share_a_batch(model_type) -> None:
+    """`generate` itself is no oracle here: it gives RoBERTa positions that its forward pass would not."""
+    model = zoo_model(model_type)
+    with torch.no_grad():
+        hidden = model(torch.tensor([[40, 41, 42]]), output_hidden_states=True).hidden_states
+    directions = directions_of(hidden[1:])
+    rows_per_pass = []
+    model.register_forward_pre_hook(
+        lambda _model, _args, inputs: rows_per_pass.append(len(inputs["input_ids"])), with_kwargs=True
+    )
+
+    def answers(prompts: list[list[int]]) -> list:
+        return generate_variants(
+            model,
+            prompts,
+            [[{"layer 1": 0.3}] * len(prompts)],
+            sampling=GREEDY,
+            seeds=[[0] * len(prompts)],
+            pad=0,
+            directions=directions,
+            stop_ids=SMALL_STOPS,
+            batch_size=6,
+        )[0]
+
+    together = answers(SMALL_PROMPTS)
+    assert max(rows_per_pass) == 2  # two prompts have two tokens
+    assert together == [answers([prompt])[0] for prompt in SMALL_PROMPTS]
 
 
 def test_answers_end_at_stop_ids_or_at_the_longest_length(steered) -> None:

@@ -18,6 +18,7 @@ _MULTIMODAL = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES | MODEL_FOR_MULTIMODAL_
 MULTIMODAL = tuple(name for name in _MULTIMODAL if name not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
 
 LAYERS, WIDTH, HEADS = 4, 32, 4
+MOST = 20  # million parameters
 _NAMES = {
     "vocab_size vocab_size_per_layer_input": 100,
     "hidden_size n_embd d_model dim word_embed_proj_dim embedding_size projection_dim": WIDTH,
@@ -41,14 +42,20 @@ _NAMES = {
     "qk_nope_head_dim v_head_dim hidden_size_per_layer_input": 8,
     "qk_head_dim": 12,
     "state_size mamba_d_state ssm_state_size": 8,
-    "sliding_window": 8,
+    "sliding_window mamba_chunk_size chunk_size": 8,
+    "mamba_d_ssm": 64,
+    "out_hidden_size adapter_out_dim adapter_in_dim adapter_input_size text_hidden_size": WIDTH,
+    "swa_kv_lora_rank swa_q_lora_rank": 16,
     "initializer_range init_std initializer_std": 0.3,  # far above the usual 0.02: every block then matters
 }
 SIZES = {name: size for names, size in _NAMES.items() for name in names.split()}
 # Multi-head latent attention has a key and value per head, and calls the rotated part its head.
 LATENT = {"num_key_value_heads": HEADS, "head_dim": 4}
 
-MAMBA2 = {"mamba_n_heads": 4, "mamba_d_head": 16, "mamba_chunk_size": 8}
+THREE_AXES = {
+    "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 1, 1]}
+}  # of position: time, height and width share a head of 8
+MAMBA2 = {"mamba_n_heads": 4, "mamba_d_head": 16}
 HYBRID = {"layer_types": ["linear_attention", "full_attention"] * 2}
 # By configuration: values added to SIZES; a name with None after "-" is one that must stay at its default.
 EXTRA: dict[str, dict[str, object]] = {
@@ -60,24 +67,52 @@ EXTRA: dict[str, dict[str, object]] = {
             "full_attention": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 1, 1]}
         }
     },
+    "chameleon": {"vocabulary_map": {"<image>": 99}},
+    "cohere2_vision": {"alignment_intermediate_size": 64},
+    "cosmos3_edge_text": THREE_AXES,
     "cpmant": {"dim_ff": 64, "dim_head": 8},
     "dbrx": {"attn_config": {"rope_theta": 1e4, "clip_qkv": 8.0}},
+    "dots3_note_text": {
+        "swa_num_attention_heads": HEADS,
+        "swa_num_key_value_heads": HEADS,
+        "swa_qk_nope_head_dim": 8,
+        "swa_head_dim": 12,
+        "swa_v_head_dim": 8,
+        "head_dim": 12,
+        "index_head_dim": 8,
+        "index_n_heads": 2,
+    },
+    "ernie4_5_vl_moe_text": THREE_AXES | {"moe_intermediate_size": [32, 32]},
     "falcon": {"-head_dim": None},
+    "falcon_h1": {"mamba_n_heads": 4, "mamba_d_head": 16},
+    "gemma4_assistant": {
+        "text_config": {
+            "hidden_size_per_layer_input": 0,
+            "vocab_size_per_layer_input": 0,
+            "num_kv_shared_layers": LAYERS,
+        }
+    },
     "gemma3n_text": {"num_kv_shared_layers": 0},
     "gpt_neo": {"attention_types": [[["global", "local"], 2]], "window_size": 8},
     "granitemoehybrid": MAMBA2 | HYBRID,
+    "hunyuan_vl_text": THREE_AXES,
     "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1},
     "kimi_linear": HYBRID | {"linear_head_dim": 8, "linear_num_heads": 4},
     "lfm2_moe": {"layer_types": ["conv", "full_attention"] * 2},
-    "mamba2": {"num_heads": 8, "head_dim": 8, "n_groups": 1, "chunk_size": 8},
+    "mamba2": {"num_heads": 8, "head_dim": 8, "n_groups": 1},
     # Past its window transformers' cache forgets what its full pass still sees, so decoding has no one truth.
     "moshi": {"sliding_window": 128},
     "rwkv": {"rescale_every": 2},
+    "paddleocr_vl_text": THREE_AXES,
     "prophetnet": {
         "-num_hidden_layers": None,
         "num_encoder_attention_heads": 4,
         "num_decoder_attention_heads": 4,
     },
+    "qwen2_5_omni_text": THREE_AXES,
+    "qwen2_5_vl_text": THREE_AXES,
+    "qwen2_vl_text": THREE_AXES,
+    "qwen2_vl_vision": {"embed_dim": WIDTH},
     "qwen4_exp_text": {
         "indexer_n_heads": 2,
         "indexer_kv_heads": 1,
@@ -99,7 +134,7 @@ EXTRA: dict[str, dict[str, object]] = {
         "shape_vocab_size": 100,
     },
     "xlnet": {"-max_position_embeddings": None},
-    "xlstm": {"-v_head_dim": None, "-qk_head_dim": None},
+    "xlstm": {"hidden_size": 128, "-v_head_dim": None, "-qk_head_dim": None},
     "xmod": {"default_language": "en_XX"},
     "zamba": {
         "num_key_value_heads": HEADS,
@@ -146,6 +181,10 @@ def zoo_model(model_type: str, seed: int = 0) -> PreTrainedModel:
     cls = zoo_class(model_type)
     decoder = {"is_decoder": True} if model_type in CAUSAL and _has(cls.config_class(), "is_decoder") else {}
     config = tiny_config(cls.config_class, **decoder)
+    with torch.device("meta"):
+        millions = cls._from_config(config).num_parameters() / 1e6
+    if millions > MOST:
+        raise ValueError(f"its configuration was not made small: {millions:.0f} million parameters")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return cls._from_config(config, dtype=torch.float32).eval()

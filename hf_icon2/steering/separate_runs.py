@@ -59,7 +59,7 @@ def run_separately(
         batch_size: Largest number of rows.
     """
     with state.active(None):
-        size = batch_size if _rows_are_independent(model) else 1
+        size = batch_size if rows_are_independent(model) else 1
     for batch in _batches(tasks.prompts, size):
         for variant in range(tasks.variants):
             places = tasks.places(batch)[variant * len(batch) : (variant + 1) * len(batch)]
@@ -90,7 +90,7 @@ def _generate(model: PreTrainedModel, ids: Tensor, config: GenerationConfig, **k
     )
 
 
-def _rows_are_independent(model: PreTrainedModel) -> bool:
+def rows_are_independent(model: PreTrainedModel) -> bool:
     """Whether the second token of a row comes from the same logits with another row beside it."""
     a, b, c = ordinary_ids(model)
     ids = torch.tensor([[a, b], [c, a]], device=model.device)

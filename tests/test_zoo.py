@@ -1,0 +1,42 @@
+"""Every model type of the installed transformers does what docs/architectures.md says; see tests/zoo.py."""
+
+import gc
+import logging
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+import zoo
+
+TYPES = (*zoo.CAUSAL, *zoo.MULTIMODAL)
+ROWS = {line.split(" | ")[0][2:]: line for line in zoo.PAGE.read_text(encoding="utf-8").splitlines()}
+
+
+@pytest.fixture(autouse=True)
+def quiet():
+    """Odd configurations make transformers talk; and 300 models should not stay in memory."""
+    logging.disable(logging.WARNING)
+    yield
+    logging.disable(logging.NOTSET)
+    gc.collect()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("model_type", TYPES)
+def test_a_type_does_what_the_page_says(model_type):
+    found = zoo.row(zoo.examine(model_type))
+    assert ROWS.get(model_type) == found, "the page is out of date: python tests/zoo.py --write"
+
+
+def test_the_page_has_the_head_and_the_types_of_the_installed_transformers():
+    entries = [zoo.entry(ROWS[model_type]) for model_type in TYPES]
+    assert zoo.PAGE.read_text(encoding="utf-8") == zoo.page(entries)
+
+
+def test_at_least_150_types_work_and_nine_in_ten_of_the_causal_ones():
+    works = [model_type for model_type in TYPES if " | works | " in ROWS[model_type]]
+    assert len(works) >= 150
+    assert len(set(works) & set(zoo.CAUSAL)) >= 0.9 * len(zoo.CAUSAL)
