@@ -55,6 +55,14 @@ LATENT = {"num_key_value_heads": HEADS, "head_dim": 4}
 THREE_AXES = {
     "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 1, 1]}
 }  # of position: time, height and width share a head of 8
+HALF_ROTATED = {
+    "rope_parameters": {
+        "rope_type": "default",
+        "rope_theta": 1e4,
+        "mrope_section": [1, 1, 0],
+        "partial_rotary_factor": 0.5,
+    }
+}
 MAMBA2 = {"mamba_n_heads": 4, "mamba_d_head": 16}
 HYBRID = {"layer_types": ["linear_attention", "full_attention"] * 2}
 # By configuration: values added to SIZES; a name with None after "-" is one that must stay at its default.
@@ -67,6 +75,7 @@ EXTRA: dict[str, dict[str, object]] = {
             "full_attention": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 1, 1]}
         }
     },
+    "chameleon_vqgan": {"base_channels": 32},
     "chameleon": {"vocabulary_map": {"<image>": 99}},
     "cohere2_vision": {"alignment_intermediate_size": 64},
     "cosmos3_edge_text": THREE_AXES,
@@ -82,7 +91,11 @@ EXTRA: dict[str, dict[str, object]] = {
         "index_head_dim": 8,
         "index_n_heads": 2,
     },
-    "ernie4_5_vl_moe_text": THREE_AXES | {"moe_intermediate_size": [32, 32]},
+    "deepseek_ocr2_text": {"mlp_layer_types": ["dense", "sparse"] * 2},
+    "ernie4_5_vl_moe_text": {
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [1, 1, 2]},
+        "moe_intermediate_size": [32, 32],
+    },
     "falcon": {"-head_dim": None},
     "falcon_h1": {"mamba_n_heads": 4, "mamba_d_head": 16},
     "gemma4_assistant": {
@@ -93,14 +106,38 @@ EXTRA: dict[str, dict[str, object]] = {
         }
     },
     "gemma3n_text": {"num_kv_shared_layers": 0},
+    "glm4v_text": THREE_AXES,
+    "glm4v_moe_text": HALF_ROTATED,
+    "glm5_next_text": {
+        "qk_rope_head_dim": 0,
+        "-head_dim": None,
+        "linear_head_dim": 8,
+        "linear_num_heads": HEADS,
+        "index_head_dim": 8,
+        "index_n_heads": 2,
+    },
+    "glm_ocr_text": HALF_ROTATED,
     "gpt_neo": {"attention_types": [[["global", "local"], 2]], "window_size": 8},
     "granitemoehybrid": MAMBA2 | HYBRID,
     "hunyuan_vl_text": THREE_AXES,
+    "janus_vqgan": {"base_channels": 32},
     "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1},
     "kimi_linear": HYBRID | {"linear_head_dim": 8, "linear_num_heads": 4},
+    "fun_asr_nano": {"adaptor_config": {"intermediate_size": WIDTH // 4}},
     "lfm2_moe": {"layer_types": ["conv", "full_attention"] * 2},
     "mamba2": {"num_heads": 8, "head_dim": 8, "n_groups": 1},
     # Past its window transformers' cache forgets what its full pass still sees, so decoding has no one truth.
+    "longcat_flash": {"-num_hidden_layers": None, "num_layers": LAYERS},
+    "mistral4": {
+        "rope_parameters": {
+            "rope_type": "default",
+            "rope_theta": 1e4,
+            "partial_rotary_factor": 1.0,
+            "llama_4_scaling_beta": 0.1,
+            "original_max_position_embeddings": 128,
+        }
+    },
+    "molmo2_adapter": {"vision_feature_layer": [3, 2]},
     "moshi": {"sliding_window": 128},
     "rwkv": {"rescale_every": 2},
     "paddleocr_vl_text": THREE_AXES,
@@ -113,6 +150,7 @@ EXTRA: dict[str, dict[str, object]] = {
     "qwen2_5_vl_text": THREE_AXES,
     "qwen2_vl_text": THREE_AXES,
     "qwen2_vl_vision": {"embed_dim": WIDTH},
+    "qwen3_vl_moe_text": {"-sliding_window": None},
     "qwen4_exp_text": {
         "indexer_n_heads": 2,
         "indexer_kv_heads": 1,

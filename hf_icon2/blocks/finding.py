@@ -88,14 +88,17 @@ def _locate(model: PreTrainedModel) -> Blocks:
     if model.config.is_encoder_decoder:
         raise Unsupported("it is an encoder-decoder model")
     config = model.config.get_text_config(decoder=True)
-    count = getattr(config, "num_hidden_layers", 0)
+    # LongCat's blocks hold two layers each, and its `num_layers` counts the blocks.
+    count = getattr(config, "num_layers", getattr(config, "num_hidden_layers", 0))
+    if count < 1:
+        raise Unsupported("its configuration does not say how many decoder blocks it has")
     decoder = model.get_decoder()
     roots = [decoder] if isinstance(decoder, PreTrainedModel) else []
     for root in (*roots, model.base_model, model):
         lists = [
             (name, module)
             for name, module in root.named_modules()
-            if isinstance(module, nn.ModuleList) and len(module) >= count > 0
+            if isinstance(module, nn.ModuleList) and len(module) >= count
         ]
         good = [
             item for item in lists if all(isinstance(block, GradientCheckpointingLayer) for block in item[1])

@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 def block_output(output: Any) -> Tensor:  # noqa: ANN401  (whatever a block returns)
     """The residual stream out of a block's return value: a tensor, or a tuple that starts with it."""
-    first = output[0] if isinstance(output, tuple) else output
+    first = output[0] if type(output) is tuple else output
     if not isinstance(first, Tensor):
         raise ValueError(
-            f"a decoder block returned {type(first).__name__}, not a tensor; it is not supported"
+            f"a decoder block returned {type(first).__name__}, not a tensor or a tuple that starts with one"
         )
     return first
 
