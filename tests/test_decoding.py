@@ -193,6 +193,22 @@ def test_where_padding_shifts_positions_only_equal_lengths_share_a_batch(model_t
     assert together == [answers([prompt])[0] for prompt in SMALL_PROMPTS]
 
 
+def test_a_model_with_offloaded_weights_answers_like_one_in_memory(tiny_llama, random_directions) -> None:
+    from accelerate import cpu_offload
+
+    directions = random_directions(tiny_llama)
+    offloaded = cpu_offload(copy.deepcopy(tiny_llama), execution_device=torch.device("cpu"))
+
+    def answers(model) -> list:
+        variants = [[{"honesty": sign}] * 5 for sign in (0.4, -0.4)]
+        sampling = Sampling(max_new_tokens=5)
+        return generate_variants(
+            model, PROMPTS, variants, sampling=sampling, seeds=[[3] * 5] * 2, pad=0, directions=directions
+        )
+
+    assert answers(offloaded) == answers(copy.deepcopy(tiny_llama))
+
+
 def test_answers_end_at_stop_ids_or_at_the_longest_length(steered) -> None:
     model, directions = steered
     rows = generate_variants(

@@ -22,7 +22,7 @@ from transformers import (
     PreTrainedModel,
 )
 
-from hf_icon2.blocks import ordinary_ids, same_states
+from hf_icon2.blocks import input_device, ordinary_ids, same_states
 from hf_icon2.steering.hooks import SteeringState
 from hf_icon2.steering.sampling import Sampling, Tasks
 
@@ -63,7 +63,7 @@ def run_separately(
     for batch in _batches(tasks.prompts, size):
         for variant in range(tasks.variants):
             places = tasks.places(batch)[variant * len(batch) : (variant + 1) * len(batch)]
-            ids = torch.tensor([list(tasks.prompts[index]) for index in batch], device=model.device)
+            ids = torch.tensor([list(tasks.prompts[index]) for index in batch], device=input_device(model))
             columns = ids.shape[1]
             chooser = _Chooser(sampling, [tasks.seeds[place] for place in places], columns)
             config = GenerationConfig(
@@ -93,7 +93,7 @@ def _generate(model: PreTrainedModel, ids: Tensor, config: GenerationConfig, **k
 def rows_are_independent(model: PreTrainedModel) -> bool:
     """Whether the second token of a row comes from the same logits with another row beside it."""
     a, b, c = ordinary_ids(model)
-    ids = torch.tensor([[a, b], [c, a]], device=model.device)
+    ids = torch.tensor([[a, b], [c, a]], device=input_device(model))
     config = GenerationConfig(
         max_new_tokens=2,
         min_new_tokens=2,
