@@ -42,6 +42,7 @@ PROMPTS = [[55, 59, 91, 81, 58, 77, 62], [77, 62, 90], [70, 71, 72]]
 NEW_TOKENS = 6
 LAYERS = (0, 1, 3)  # each steered alone; all together when generating
 SIGNS = (0.5, -0.5, 0.0)
+MISSING = "it needs a package that is not installed here"
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,8 @@ def examine(model_type: str) -> Entry:
     """
     try:
         model = zoo_model(model_type)
+    except ImportError:
+        return Entry(model_type, "", f"not tried: {MISSING}")
     except Exception as error:
         return Entry(model_type, "", f"not tried: {_brief(error)}")
     plain = copy.deepcopy(model)
