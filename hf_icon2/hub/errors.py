@@ -69,7 +69,10 @@ def sentences(request: Request) -> Iterator[None]:
     except (HTTPError, HFValidationError, EntryNotFoundError, OfflineModeIsEnabled, JSONDecodeError) as error:
         raise _translated(error, request) from error
     except RuntimeError as error:  # of uploads of large files, and of the client's own transfer library
-        raise _translated(error.__cause__ or error, request) from error
+        cause = error.__cause__ or error
+        if isinstance(cause, OSError) and not isinstance(cause, HTTPError | ConnectionError):
+            raise cause from error  # a file here, not the Hub
+        raise _translated(cause, request) from error
     except ValueError as error:  # the client wraps a failed forced download
         if not isinstance(error.__cause__, HTTPError | OfflineModeIsEnabled):
             raise
