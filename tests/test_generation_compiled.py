@@ -1,5 +1,7 @@
 """torch.compile: hooks that come after a compile hold as much as those that came before."""
 
+import threading
+
 import pytest
 import torch
 import torch._dynamo.testing
@@ -138,7 +140,38 @@ def test_a_block_copied_by_an_adapter_after_the_compile_is_steered(model, plain,
     torch.testing.assert_close(found, logits_by_hand(plain, directions, ids, STEERING), atol=1e-3, rtol=1e-4)
 
 
-def test_threads_in_steer_blocks_recompile_an_unsteered_pass_at_most_once(model, directions):
+def test_an_unsteered_compiled_pass_beside_a_steering_thread_is_the_same(model, plain, directions):
+    """Its guard on threads that steer may compile it once more, but never changes what it says."""
+    ids, found = torch.tensor(prompts_of(7)), []
+    counter = torch._dynamo.testing.CompileCounter()
+    with steer(model, directions, {}):
+        pass
+    compiled = torch.compile(model, backend=counter)
+
+    def run():
+        with torch.no_grad(), steer(model, directions, {}):
+            pass
+        with torch.no_grad():
+            found.append(compiled(ids, use_cache=False).logits)
+
+    for number in range(3):
+        thread = threading.Thread(target=run)
+        thread.start()
+        thread.join()
+        with steer(model, directions, {"honesty": 1.0 + number}):
+            thread = threading.Thread(target=run)
+            thread.start()
+            thread.join()
+        if number == 0:
+            frames = counter.frame_count
+    assert counter.frame_count == frames
+    expected = plain(ids, use_cache=False).logits
+    assert len(found) == 6
+    for logits in found:
+        torch.testing.assert_close(logits, expected)
+
+
+def test_steering_in_turn_compiles_twice(model, directions):
     ids = torch.tensor(prompts_of(7))
     counter = torch._dynamo.testing.CompileCounter()
     with steer(model, directions, {}):

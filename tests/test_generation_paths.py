@@ -501,6 +501,7 @@ def work_of(thread, model, directions):
     return answers
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:thread .* runs this model unsteered")
 def test_eight_threads_of_fifty_mixed_generations_get_the_sequential_answers(tiny_model, random_directions):
     model = tiny_model("llama", num_hidden_layers=3)

@@ -96,6 +96,12 @@ def test_masks_of_another_kind_are_refused(model, directions, mask, given):
         model.model(torch.tensor(prompts_of(4)), attention_mask=mask)
 
 
+def test_where_nothing_is_steered_no_mask_is_refused(model, directions):
+    with torch.no_grad(), steer(model, directions, {"honesty": 0.0}, start=2):
+        model.model(torch.tensor(prompts_of(4)), attention_mask=torch.ones(1, 1, 4, 4, dtype=torch.bool))
+        model.model(torch.tensor(prompts_of(4)), position_ids=torch.tensor([[0, 1, 0, 1]]))
+
+
 # generation inside `steer`
 
 

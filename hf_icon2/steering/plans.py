@@ -75,6 +75,8 @@ class Plan:
         """
         tokens = inputs.shape[1]
         self.ran = True
+        if not self.vectors:
+            return
         self.mask = real_tokens(attention_mask, tokens, past) if self.masked else None
         if isinstance(self.start, Tensor):
             self.offset, self.mask = 0, self._from_start_of_row(inputs, past, self.mask)
@@ -104,6 +106,9 @@ class Plan:
         Raises:
             ValueError: If it cannot be told which columns are to be steered.
         """
+        self.ran, self.offset, self.mask = True, 0, None
+        if not self.vectors:
+            return
         if continuous:
             raise ValueError(
                 "continuous batching packs requests into one row, so this steering cannot tell them apart; call "
@@ -111,7 +116,6 @@ class Plan:
             )
         if self.start is not None:
             raise ValueError(_PACKED)
-        self.ran, self.offset, self.mask = True, 0, None
 
     def add(self, layer: int, hidden: Tensor) -> Tensor:
         """The block's output (B, T, D) with this plan's vector added; in place unless gradients are recorded."""
