@@ -139,6 +139,7 @@ def test_a_model_with_code_of_its_own_is_not_run_when_attached_to(directions, tm
     )
     (tmp_path / "odd.py").write_text("raise SystemExit('was run')")
     assert (directions.attach_to(tmp_path) / "custom_generate" / "generate.py").is_file()
+    assert not (tmp_path / "README.md").exists()  # the directions' card is not the model's
 
 
 def test_another_authors_generate_is_not_replaced(directions, tmp_path):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hf_icon2 import __version__
+from hf_icon2.directions.pair import write_pair
 from hf_icon2.loading import load_tokenizer
-from hf_icon2.storage import read_json, write_atomic
+from hf_icon2.storage import write_atomic
 
 if TYPE_CHECKING:
     from hf_icon2.directions.vectors import DirectionVectors
@@ -27,7 +29,7 @@ generate = partial(attached_generate, code=__file__)
 
 
 def attach(directions: DirectionVectors, folder: Path) -> Path:
-    """Writes the directions and `custom_generate/` into a model's folder, the code last.
+    """Writes the directions and `custom_generate/` into a model's folder, the code last; its card is the model's own.
 
     Args:
         directions: Measured on this model.
@@ -51,7 +53,7 @@ def attach(directions: DirectionVectors, folder: Path) -> Path:
     ):
         raise FileExistsError(f"{code} is another's code, which attaching would replace; move it away first")
     _check_fit(directions, folder)
-    directions.save_pretrained(folder)
+    write_pair(folder, directions.config, directions.tensor)
     code.parent.mkdir(exist_ok=True)
     write_atomic(code.parent / "requirements.txt", f"hf_icon2>={__version__}\n")
     write_atomic(code, GENERATE)
@@ -59,7 +61,7 @@ def attach(directions: DirectionVectors, folder: Path) -> Path:
 
 
 def _check_fit(directions: DirectionVectors, folder: Path) -> None:
-    if "auto_map" in read_json(folder / "config.json"):
+    if "auto_map" in json.loads((folder / "config.json").read_text(encoding="utf-8")):
         return  # its code is not run here; loading it with trust_remote_code checks the shape
     from transformers import AutoConfig
 
