@@ -28,8 +28,11 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[all,dev]'
 	@touch $(STAMP)
 
+# Two processes: most tests run on one thread. WORKERS=0 runs them in one, for instance to debug.
+WORKERS ?= 2
+
 test: env
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal
 
 check: env
 	$(BIN)/ruff check .
