@@ -461,9 +461,9 @@ def test_a_pair_of_format_1_loads_and_is_saved_as_format_2(directions, saved, tm
 
 
 def test_a_save_that_is_killed_leaves_one_set_or_is_refused(directions, tmp_path):
-    large = replace(directions.config, hidden_size=2**20)
+    large = replace(directions.config, hidden_size=2**18)
     for seed, name in enumerate(("first", "second")):
-        tensor = torch.randn((*SHAPE[:2], 2**20), generator=torch.Generator().manual_seed(seed))
+        tensor = torch.randn((*SHAPE[:2], 2**18), generator=torch.Generator().manual_seed(seed))
         DirectionVectors(large, tensor).save_pretrained(tmp_path / name)
     order = {name: str(tmp_path / name) for name in ("first", "second", "target")} | {"kills": 12}
     result = subprocess.run(
