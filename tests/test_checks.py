@@ -2,10 +2,15 @@
 
 import copy
 import logging
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 from datasets import Dataset
+
+sys.path.insert(0, str(Path(__file__).parent))
+from zoo_models import zoo_model
 
 from hf_icon2.criteria import Criterion
 from hf_icon2.directions.config import DirectionVectorConfig
@@ -165,6 +170,20 @@ def test_logps_equal_log_softmax_row_by_row_for_every_architecture(architecture,
     found = unsteered_logps(model, rows, pad=0, batch_size=4)
     expected = torch.tensor([naive_logp(model, row) for row in rows])
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-3)  # float32, other batch shapes
+
+
+@pytest.mark.parametrize("model_type", ["roberta", "bart", "mamba", "rwkv", "jamba"])
+def test_logps_are_right_where_padding_does_harm_too(model_type):
+    model = zoo_model(model_type)
+    rows = [
+        Row([5, 9, 11], [30, 7]),
+        Row([8], [4, 6, 50, 51]),
+        Row([60, 61, 62], [63]),
+        Row([9, 5], [31, 8, 7]),
+    ]
+    found = unsteered_logps(model, rows, pad=0, batch_size=3)
+    expected = torch.tensor([naive_logp(model, row) for row in rows])
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-3)
 
 
 def test_projections_are_mean_states_along_the_unit_direction(tiny_llama, directions, rows):

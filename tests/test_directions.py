@@ -5,12 +5,19 @@ import hashlib
 import json
 import logging
 import math
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
+sys.path.insert(0, str(Path(__file__).parent))
+from zoo import hooked
+from zoo_models import zoo_model
+
 from hf_icon2 import Criterion, DirectionVectorConfig, DirectionVectors, extract_directions
+from hf_icon2.blocks import find_blocks
 from hf_icon2.directions.config import CONFIG_NAME, StrengthRange
 from hf_icon2.directions.estimation import (
     FINDERS,
@@ -62,6 +69,23 @@ def test_extraction_equals_contrasts_from_hidden_states(tiny_model, tiny_tokeniz
     axis = torch.linalg.svd(by_hand.transpose(0, 1), full_matrices=False).Vh[:, 0]  # (L, D)
     axis = axis * (axis * by_hand.mean(0)).sum(-1, keepdim=True).sign()
     torch.testing.assert_close(extract(model, tiny_tokenizer, scale="unit")["kind"], axis, atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("model_type", ["roberta", "bart", "bloom", "mamba", "rwkv", "jamba"])
+def test_extraction_is_right_wherever_a_model_starts_to_count(model_type, tiny_tokenizer):
+    """RoBERTa begins after its padding id, BART's table has an offset, the others have no positions."""
+    model = zoo_model(model_type, vocab_size=320, max_position_embeddings=512)
+    blocks = find_blocks(model).layers[:3]
+
+    def state(instruction, system):
+        ids = torch.tensor([encode_prompt(tiny_tokenizer, instruction, system)])
+        with torch.no_grad(), hooked(blocks) as outputs:
+            model(ids, use_cache=False)
+        return torch.stack([output[0, -1] for output in outputs])
+
+    shifts = [state(text, KIND.positive) - state(text, KIND.negative) for text in INSTRUCTIONS]
+    mean = extract(model, tiny_tokenizer, method="mean_difference", scale="contrast")["kind"]
+    torch.testing.assert_close(mean, torch.stack(shifts).mean(0), atol=1e-3, rtol=1e-3)
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 32])

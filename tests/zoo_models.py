@@ -214,11 +214,11 @@ def zoo_class(model_type: str) -> type[PreTrainedModel]:
     return getattr(transformers, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(model_type) or _MULTIMODAL[model_type])
 
 
-def zoo_model(model_type: str, seed: int = 0) -> PreTrainedModel:
-    """A random model of this type in float32 and eval mode."""
+def zoo_model(model_type: str, seed: int = 0, **overrides: object) -> PreTrainedModel:
+    """A random model of this type in float32 and eval mode; `overrides` go to its configuration."""
     cls = zoo_class(model_type)
     decoder = {"is_decoder": True} if model_type in CAUSAL and _has(cls.config_class(), "is_decoder") else {}
-    config = tiny_config(cls.config_class, **decoder)
+    config = tiny_config(cls.config_class, **decoder, **overrides)
     with torch.device("meta"):
         millions = cls._from_config(config).num_parameters() / 1e6
     if millions > MOST:

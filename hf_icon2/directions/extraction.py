@@ -7,7 +7,6 @@ prefilled once and its cache shared by every batch; of each state only what the 
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -196,8 +195,8 @@ class _Reader:
     def _read(self, spans: list[tuple[list[int], int]], prefix: Prefix) -> Tensor:
         """Mean over the positions from each row's start to its end of states and of their norms, (B, L, D + 1)."""
         rows, starts = [row for row, _ in spans], [start for _, start in spans]
-        # Right padding: real tokens keep their columns, so causal attention never sees a pad, and neither
-        # sliding windows nor absolute positions are off.
+        # Right padding: real tokens keep their columns, so causal attention never sees a pad, neither sliding
+        # windows nor absolute positions are off, and each model counts its positions as it was trained to.
         ids, mask = pad_batch([row[prefix.length :] for row in rows], self.pad, side="right")
         columns = torch.arange(prefix.length, prefix.length + ids.shape[1])
         keep = mask.bool() & (columns >= torch.tensor(starts)[:, None])  # (B, T)
@@ -222,14 +221,8 @@ class _Reader:
             pool,
             input_ids=ids.to(device),
             attention_mask=attention.to(device),
-            **self._positions(columns.expand(len(rows), -1).to(device)),
             **prefix.expanded(len(rows)),
         )
-
-    def _positions(self, positions: Tensor) -> dict[str, Tensor]:
-        """The positions, for trunks that take them; the others (alibi) count through the attention mask."""
-        takes = "position_ids" in inspect.signature(self.blocks.trunk.forward).parameters
-        return {"position_ids": positions} if takes else {}
 
     def _answers(self, prompts: list[list[int]]) -> list[list[int]]:
         """The model's own greedy answer to each prompt; the end token only where there is nothing else."""

@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 
 from hf_icon2.blocks import input_device, ordinary_ids, same_states
 from hf_icon2.steering.cache import roomy_cache
+from hf_icon2.steering.separate_runs import shares_prefill
 
 _PADS = 16  # enough that a shift of positions by as many is seen
 
@@ -45,7 +46,12 @@ def try_padding(model: PreTrainedModel, trunk: nn.Module, pad: int) -> Padding:
         model: Of the trunk.
         trunk: Runs the blocks.
         pad: Padding id.
+
+    Returns:
+        Harmless only where all three agree; never where the model keeps its past in a form of its own.
     """
+    if not shares_prefill(model):
+        return Padding(harmless=False, positions=False)
     tokens = ordinary_ids(model)
     device = input_device(model)
     alone = torch.tensor([tokens], device=device)

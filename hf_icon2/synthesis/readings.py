@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from itertools import groupby
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -16,6 +16,7 @@ from hf_icon2.directions.estimation import scale_norms
 from hf_icon2.directions.vectors import DirectionVectors
 from hf_icon2.prompts import pad_batch
 from hf_icon2.steering.hooks import installed_state
+from hf_icon2.steering.padding import try_padding
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -98,14 +99,14 @@ def unsteered_logps(
     """
     refuse_soft_prompt(model)
     inner = unwrap(model)
-    takes_positions = "position_ids" in inspect.signature(inner.forward).parameters
     result, device = torch.zeros(len(rows)), input_device(inner)
     with _unsteered(model), torch.no_grad():
-        for batch in _by_length(rows, batch_size):
+        padding = try_padding(inner, find_blocks(model).trunk, pad)
+        for batch in _by_length(rows, batch_size, equal=not padding.harmless):
             # Left padding: all answers end in the last column, so the logits wanted are the last ones.
             ids, mask = pad_batch([sum(rows[index], []) for index in batch], pad, side="left")
             ids, mask = ids.to(device), mask.to(device)
-            positions = {"position_ids": (mask.cumsum(-1) - 1).clamp(min=0)} if takes_positions else {}
+            positions = padding.arguments((mask.cumsum(-1) - 1).clamp(min=0))
             longest = max(len(rows[index].response) for index in batch)
             logits = inner(
                 input_ids=ids, attention_mask=mask, use_cache=False, logits_to_keep=longest + 1, **positions
@@ -144,10 +145,13 @@ def _controlled(layers: list[int], control: Sequence[int]) -> Tensor:
     return mask / mask.sum()
 
 
-def _by_length(rows: Sequence[Row], batch_size: int) -> Iterator[list[int]]:
-    order = sorted(range(len(rows)), key=lambda index: -sum(map(len, rows[index])))
-    for start in range(0, len(order), batch_size):
-        yield order[start : start + batch_size]
+def _by_length(rows: Sequence[Row], batch_size: int, equal: bool = False) -> Iterator[list[int]]:
+    """Batches of like length, longest first; of one length only, if `equal`."""
+    lengths = [sum(map(len, row)) for row in rows]
+    order = sorted(range(len(rows)), key=lambda index: -lengths[index])
+    for _, group in groupby(order, key=lambda index: lengths[index] if equal else 0):
+        indices = list(group)
+        yield from (indices[start : start + batch_size] for start in range(0, len(indices), batch_size))
 
 
 def _unsteered(model: PreTrainedModel) -> AbstractContextManager[None]:
