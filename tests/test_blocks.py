@@ -244,6 +244,13 @@ def test_half_precision_is_no_reason_to_refuse(tiny_model, architecture, dtype):
     assert len(find_blocks(tiny_model(architecture).to(dtype)).layers) == 4
 
 
+def test_damaged_weights_are_not_taken_for_an_odd_architecture(tiny_model):
+    """Their NaNs are reported where states are measured, with advice."""
+    model = tiny_model("llama")
+    model.model.layers[1].mlp.down_proj.weight.data[0] = torch.nan
+    assert len(find_blocks(model).layers) == 4
+
+
 def test_dropout_is_no_reason_to_refuse(tiny_model):
     model = tiny_model("gpt2").train()
     assert len(find_blocks(model).layers) == 4
