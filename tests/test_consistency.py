@@ -159,7 +159,7 @@ def test_bad_input_to_scoring_gets_a_sentence(tiny_llama, tiny_tokenizer, tiny_m
     other.chat_template += " "
     refuse("another chat template", tokenizer=other)
     broken = copy.deepcopy(tiny_llama)
-    torch.nn.init.constant_(broken.model.layers[1].mlp.down_proj.weight, math.inf)
+    broken.model.embed_tokens.weight.data[:150] = math.inf  # tokens that no proof of the model's blocks uses
     refuse("states of 5 of 5 instructions are not finite", model=broken)
 
 
