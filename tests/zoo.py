@@ -88,6 +88,12 @@ def examine(model_type: str) -> Entry:
     return Entry(model_type, names, "works", way_of_pairs(model))
 
 
+def forget_models() -> None:
+    """Frees what cycles of hooks and modules keep, and has later calls look at new objects only."""
+    gc.collect()
+    gc.freeze()
+
+
 def way_of_pairs(model: PreTrainedModel) -> str:
     """How two answers to one prompt are decoded."""
     if not shares_prefill(model):
@@ -302,7 +308,7 @@ def main(arguments: list[str]) -> int:
         except AssertionError as wrong:
             entries.append(Entry(model_type, "", f"wrong: {wrong}"))
         print(row(entries[-1]), flush=True)
-        gc.collect()
+        forget_models()
     if "--write" in arguments and not named and not any(entry.result[:5] == "wrong" for entry in entries):
         PAGE.parent.mkdir(exist_ok=True)
         PAGE.write_text(page(entries), encoding="utf-8")
