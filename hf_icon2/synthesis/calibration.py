@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from hf_icon2.blocks import find_blocks, unwrap
 from hf_icon2.directions.config import StrengthRange
 from hf_icon2.directions.vectors import DirectionVectors
 from hf_icon2.prompts import Instruction, encode_prompt, pad_batch, pad_token_id
 from hf_icon2.steering.decoding import Sampling, generate_variants
 from hf_icon2.steering.hooks import steering_state
+from hf_icon2.steering.padding import Padding, try_padding
 from hf_icon2.steering.plans import plan_steering
 
 if TYPE_CHECKING:
@@ -83,6 +85,7 @@ class _KLProbe:
     """Fixed continuations and the unsteered model's distributions over them."""
 
     model: PreTrainedModel
+    padding: Padding
     ids: Tensor  # (B, T)
     mask: Tensor  # (B, T)
     start: int  # column of the last prompt token
@@ -98,20 +101,28 @@ class _KLProbe:
     ) -> _KLProbe:
         prompts = [encode_prompt(tokenizer, instruction) for instruction in instructions]
         pad = pad_token_id(tokenizer)
+        padding = try_padding(unwrap(model), find_blocks(model).trunk, pad)
+        if not padding.harmless and len(set(map(len, prompts))) > 1:
+            raise ValueError(
+                f"padding changes what {type(unwrap(model)).__name__} puts out, so its safe maximum can only be "
+                "found on instructions whose prompts have one length; choose such, or set strengths by hand"
+            )
         greedy = Sampling(max_new_tokens=new_tokens, temperature=0)
         none, zeros = [None] * len(prompts), [0] * len(prompts)
         answers = generate_variants(model, prompts, [none], sampling=greedy, seeds=[zeros], pad=pad)[0]
         left, left_mask = pad_batch(prompts, pad, side="left")
         right, right_mask = pad_batch([answer.ids or [pad] for answer in answers], pad, side="right")
         ids, mask = torch.cat([left, right], 1), torch.cat([left_mask, right_mask], 1)
-        probe = cls(model, ids.to(model.device), mask.to(model.device), left.shape[1] - 1, torch.empty(0))
-        return cls(model, probe.ids, probe.mask, probe.start, probe.logps())
+        probe = cls(
+            model, padding, ids.to(model.device), mask.to(model.device), left.shape[1] - 1, torch.empty(0)
+        )
+        return cls(model, padding, probe.ids, probe.mask, probe.start, probe.logps())
 
     def logps(self) -> Tensor:
         """Log-probabilities from the last prompt token on, (B, T', V) float32."""
-        positions = (self.mask.cumsum(-1) - 1).clamp(min=0)
+        positions = self.padding.arguments((self.mask.cumsum(-1) - 1).clamp(min=0))
         with torch.no_grad():
-            logits = self.model(input_ids=self.ids, attention_mask=self.mask, position_ids=positions).logits
+            logits = self.model(input_ids=self.ids, attention_mask=self.mask, **positions).logits
         return torch.log_softmax(logits[:, self.start : -1].float(), dim=-1)
 
     def quantile(self, directions: DirectionVectors, name: str, strength: float, quantile: float) -> float:
