@@ -98,3 +98,18 @@ def list_mle(student: Tensor, teacher: Tensor, *, temperature: float = 1.0) -> T
     """
     order = teacher.argsort(dim=-1, descending=True, stable=True)
     return -ranking_log_prob(student.double().gather(-1, order) / temperature)
+
+
+def kendall_tau(first: Tensor, second: Tensor) -> Tensor:
+    """Share of pairs ranked alike minus share ranked differently (Kendall's tau-a: a tie counts as neither).
+
+    Args:
+        first: Scores, (B, n).
+        second: Scores of the same responses, (B, n).
+
+    Returns:
+        (B,) float64, -1 to 1.
+    """
+    signs = [(scores[:, :, None] - scores[:, None, :]).double().sign() for scores in (first, second)]
+    n = first.shape[-1]
+    return (signs[0] * signs[1]).sum((1, 2)) / (n * (n - 1))

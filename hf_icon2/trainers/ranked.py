@@ -1,0 +1,294 @@
+"""What trainers on ranked responses share: rows in, mean log-probabilities per group, losses averaged exactly."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from accelerate.utils import is_peft_model
+from datasets import Dataset
+from torch import Tensor, nn
+from transformers import (
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+    set_seed,
+)
+from trl.trainer.base_trainer import _BaseTrainer
+from trl.trainer.utils import create_model_from_path, disable_dropout_in_model
+
+from hf_icon2.trainers.fused_head import fuse_head, mean_log_probs
+from hf_icon2.trainers.ranked_config import RankedConfig
+from hf_icon2.trainers.ranked_rows import RankedCollator, prepare_ranked, split_into_groups
+from hf_icon2.trainers.rankings import kendall_tau
+
+if TYPE_CHECKING:
+    from peft import PeftConfig
+
+
+class RankedTrainer(_BaseTrainer):
+    """Trains on prompts with several responses and a score for each; a subclass says with which loss.
+
+    Args:
+        model: Student, or id or path of one.
+        teacher_model: Scores the responses by their mean log-probability where the rows have no `scores`; a
+            model, or id or path of one. It may have another tokenizer.
+        args: Settings.
+        train_dataset: Rows of `prompt`, `responses` and `scores`.
+        eval_dataset: Held-out rows.
+        processing_class: The student's tokenizer; loaded from the model's path by default.
+        teacher_processing_class: The teacher's; loaded from its path, or the student's for a model in memory.
+        peft_config: Adapter to train instead of the whole model.
+        callbacks: Further callbacks.
+        **kwargs: The remaining arguments of `transformers.Trainer`.
+    """
+
+    # `compute_loss` divides by the groups of the whole accumulation window.
+    loss_is_scaled_for_ga: bool | None = True  # type: ignore[assignment]  # TRL's is None, of no type
+    args: RankedConfig
+    model: nn.Module
+
+    def __init__(
+        self,
+        model: str | PreTrainedModel,
+        teacher_model: str | PreTrainedModel | None = None,
+        args: RankedConfig | None = None,
+        *,
+        train_dataset: Dataset,
+        eval_dataset: Dataset | Mapping[str, Dataset] | None = None,
+        processing_class: PreTrainedTokenizerBase | None = None,
+        teacher_processing_class: PreTrainedTokenizerBase | None = None,
+        peft_config: PeftConfig | None = None,
+        callbacks: Sequence[TrainerCallback] = (),
+        **kwargs: Any,
+    ) -> None:
+        args = self._default_config() if args is None else args
+        set_seed(args.seed)  # before an adapter draws its weights
+        tokenizer = processing_class or _tokenizer_of(model, "model", "processing_class")
+        student = _loaded(model, args)
+        theirs = None
+        if teacher_model is not None:
+            theirs = teacher_processing_class or _teacher_tokenizer(teacher_model, tokenizer)
+        prepare = self._preparation(args, tokenizer, theirs)
+        train = prepare(train_dataset, "train_dataset")
+        if args.group_size is not None:
+            _check_group_size(args.group_size, len(train[0]["responses_ids"]))
+        fuse_head(student)
+        if peft_config is not None:
+            from peft import get_peft_model
+
+            student = get_peft_model(student, peft_config)  # type: ignore[assignment]
+        if is_peft_model(student) and args.gradient_checkpointing:
+            student.enable_input_require_grads()
+        collator = RankedCollator(
+            _pad_id(tokenizer),
+            group_size=args.group_size,
+            seed=args.seed,
+            teacher_pad_token_id=None if theirs is None else _pad_id(theirs),
+        )
+        super().__init__(  # type: ignore[no-untyped-call]
+            model=student,
+            args=args,
+            train_dataset=train,
+            eval_dataset=_prepared_eval(prepare, eval_dataset, args.group_size),
+            processing_class=tokenizer,
+            data_collator=collator,
+            callbacks=[_FreshGroups(collator), *callbacks],
+            **kwargs,
+        )
+        disable_dropout_in_model(self.model)
+        self.teacher_model = self._prepared_teacher(teacher_model, args)
+        self._metrics: dict[str, dict[str, list[float]]] = {
+            "train": defaultdict(list),
+            "eval": defaultdict(list),
+        }
+        self.model.add_model_tags(self._tag_names)  # type: ignore[operator]
+
+    @abstractmethod
+    def ranking_loss(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """Loss of each group of n responses.
+
+        Args:
+            student: Mean log-probabilities, (G, n).
+            teacher: Scores, (G, n).
+
+        Returns:
+            (G,).
+        """
+
+    @classmethod
+    @abstractmethod
+    def _default_config(cls) -> RankedConfig: ...
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:  # noqa: ANN401 - as in Trainer
+        """Mean of `ranking_loss` over the groups of all micro-batches of a step, whatever their sizes."""
+        size = int(inputs["group_size"])
+        student = mean_log_probs(model, inputs).view(-1, size)
+        teacher = self._teacher_scores(inputs).view(-1, size)
+        losses = self.ranking_loss(student, teacher)
+        self._note(student.detach(), teacher, losses.detach())
+        if num_items_in_batch is None:
+            loss = losses.mean()
+        else:
+            loss = losses.sum() * self.accelerator.num_processes / num_items_in_batch
+        return (loss, {}) if return_outputs else loss
+
+    def prediction_step(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
+    ) -> tuple[Tensor, None, None]:
+        """The loss of a batch; there is nothing else to predict."""
+        inputs = self._prepare_inputs(inputs)
+        with torch.no_grad(), self.compute_loss_context_manager():
+            loss = self.compute_loss(model, inputs)
+        return loss, None, None
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Adds the mean of what was noted since the last log."""
+        mode = "eval" if any(name.startswith("eval_") for name in logs) else "train"
+        prefix = "eval_" if mode == "eval" else ""
+        logs.update({prefix + name: sum(v) / len(v) for name, v in self._metrics[mode].items()})
+        self._metrics[mode].clear()
+        super().log(logs, start_time)
+
+    def _preparation(
+        self, args: RankedConfig, tokenizer: PreTrainedTokenizerBase, theirs: PreTrainedTokenizerBase | None
+    ) -> Callable[[Dataset, str], Dataset]:
+        def prepare(dataset: Dataset, name: str) -> Dataset:
+            return prepare_ranked(
+                dataset,
+                name,
+                tokenizer,
+                max_length=args.max_length,
+                scored=theirs is None,
+                teacher_tokenizer=theirs,
+            )
+
+        return prepare
+
+    def _prepared_teacher(
+        self, teacher: str | PreTrainedModel | None, args: RankedConfig
+    ) -> nn.Module | None:
+        if teacher is None:
+            return None
+        model = _loaded(teacher, args)
+        fuse_head(model)
+        prepared: nn.Module = self.accelerator.prepare_model(model, evaluation_mode=True)
+        return prepared.eval()
+
+    def _teacher_scores(self, inputs: dict[str, Any]) -> Tensor:
+        if self.teacher_model is None:
+            scores: Tensor = inputs["scores"]
+            return scores
+        with torch.no_grad():
+            return mean_log_probs(self.teacher_model, inputs, prefix="teacher_")
+
+    def _note(self, student: Tensor, teacher: Tensor, losses: Tensor) -> None:
+        figures = {
+            "kendall_tau": kendall_tau(student, teacher),
+            "best_agrees": (student.argmax(-1) == teacher.argmax(-1)).double(),
+            "mean_logp": student.mean(-1),
+        }
+        metrics = self._metrics["train" if self.model.training else "eval"]
+        for name, values in figures.items():
+            metrics[name].append(self.accelerator.gather_for_metrics(values).mean().item())
+
+    def _get_num_items_in_batch(
+        self, batch_samples: list[dict[str, Any]], device: torch.device
+    ) -> Tensor | None:
+        """Groups in an accumulation window, over all processes; Trainer would count the labels' tokens."""
+        if not batch_samples:
+            return None
+        groups = sum(len(batch["input_ids"]) // int(batch["group_size"]) for batch in batch_samples)
+        counted: Tensor = self.accelerator.gather(torch.tensor([groups], device=device))
+        return counted.sum()
+
+    def _set_signature_columns_if_needed(self) -> None:
+        if self._signature_columns is None:
+            ids = ["prompt_ids", "responses_ids"]
+            self._signature_columns = [  # type: ignore[assignment]
+                *ids,
+                *(f"teacher_{name}" for name in ids),
+                "scores",
+                "row",
+            ]
+
+
+class _FreshGroups(TrainerCallback):
+    """Tells the collator the epoch, also when a training is taken up in the midst of one."""
+
+    def __init__(self, collator: RankedCollator) -> None:
+        self.collator = collator
+
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
+    ) -> None:
+        self.collator.epoch = math.floor(state.epoch or 0)
+
+
+def _prepared_eval(
+    prepare: Callable[[Dataset, str], Dataset],
+    dataset: Dataset | Mapping[str, Dataset] | None,
+    group_size: int | None,
+) -> Dataset | dict[str, Dataset] | None:
+    """Held-out rows, in groups that stay the same."""
+    if dataset is None:
+        return None
+    if isinstance(dataset, Mapping):
+        return {name: _prepared_eval(prepare, part, group_size) for name, part in dataset.items()}
+    rows = prepare(dataset, "eval_dataset")
+    return rows if group_size is None else split_into_groups(rows, group_size)
+
+
+def _loaded(model: str | PreTrainedModel, args: RankedConfig) -> PreTrainedModel:
+    if not isinstance(model, str):
+        return model
+    loaded: PreTrainedModel = create_model_from_path(model, **(args.model_init_kwargs or {}))
+    return loaded
+
+
+def _tokenizer_of(model: str | PreTrainedModel, name: str, argument: str) -> PreTrainedTokenizerBase:
+    source = model if isinstance(model, str) else model.config._name_or_path
+    if not source:
+        raise ValueError(
+            f"the {name} was built in memory and names no folder or Hub id to load a tokenizer from; pass {argument}="
+        )
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source)
+    return tokenizer
+
+
+def _teacher_tokenizer(
+    teacher: str | PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+) -> PreTrainedTokenizerBase:
+    if not isinstance(teacher, str) and not teacher.config._name_or_path:
+        return tokenizer
+    return _tokenizer_of(teacher, "teacher", "teacher_processing_class")
+
+
+def _pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    """Any id will do where there is none: what is padded is masked."""
+    return int(tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id or 0)
+
+
+def _check_group_size(size: int, count: int) -> None:
+    if not 2 <= size <= count:
+        raise ValueError(
+            f"group_size={size}, but every row has {count} responses; allowed: 2 to {count}, or None"
+        )

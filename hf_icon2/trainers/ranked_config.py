@@ -1,0 +1,55 @@
+"""Settings that trainers on ranked responses share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from transformers.utils import is_torch_bf16_gpu_available  # type: ignore[attr-defined]
+from trl.trainer.base_config import _BaseConfig
+
+
+@dataclass
+class RankedConfig(_BaseConfig):
+    """Settings of trainers on ranked responses. Without a GPU the defaults train in float32.
+
+    Args:
+        learning_rate: 8e-7 by default, PAD's; small models want a far higher one.
+        max_length: Longest prompt and response together in tokens; longer rows are left out. None keeps all.
+        group_size: Responses compared at a time; rows with more are split into random groups of this many,
+            other ones in each epoch. None compares all responses of a row.
+        model_init_kwargs: For `from_pretrained` of models given by id or path.
+    """
+
+    learning_rate: float = field(default=8e-7, metadata={"help": "The initial learning rate for AdamW."})
+    num_train_epochs: float = field(default=1.0, metadata={"help": "Epochs to train."})
+    lr_scheduler_type: str = field(default="cosine", metadata={"help": "Learning rate schedule."})
+    warmup_steps: float = field(
+        default=0.1, metadata={"help": "Steps of linear warm-up; below 1 a share of all steps."}
+    )
+    bf16: bool | None = field(
+        default=None, metadata={"help": "Train in bfloat16; unset: where a GPU supports it and fp16 is off."}
+    )
+    gradient_checkpointing: bool | None = field(  # type: ignore[assignment]
+        default=None,
+        metadata={"help": "Recompute activations to save memory; unset: where bf16 could be used."},
+    )
+    max_length: int | None = field(
+        default=2048,
+        metadata={"help": "Longest prompt and response together in tokens; longer rows are left out."},
+    )
+    group_size: int | None = field(
+        default=None,
+        metadata={"help": "Responses compared at a time; rows with more are split into random groups."},
+    )
+    model_init_kwargs: dict[str, Any] | None = field(
+        default=None, metadata={"help": "For from_pretrained of models given by id or path."}
+    )
+
+    def __post_init__(self) -> None:
+        gpu = not self.use_cpu and is_torch_bf16_gpu_available()
+        if self.bf16 is None:
+            self.bf16 = gpu and not self.fp16
+        if self.gradient_checkpointing is None and self.activation_checkpointing is None and gpu:
+            self.gradient_checkpointing = True
+        super().__post_init__()  # type: ignore[no-untyped-call]

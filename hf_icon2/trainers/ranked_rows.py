@@ -1,0 +1,237 @@
+"""Ranked rows - a prompt, several responses and their scores - checked, tokenized and put into batches."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from datasets import Dataset
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+from trl.data_utils import common_prefix_length
+from trl.trainer.utils import pad
+
+logger = logging.getLogger(__name__)
+
+Row = Mapping[str, Any]
+
+
+def prepare_ranked(
+    dataset: Dataset,
+    name: str,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    max_length: int | None,
+    scored: bool,
+    teacher_tokenizer: PreTrainedTokenizerBase | None = None,
+) -> Dataset:
+    """Checks every row and tokenizes it.
+
+    Args:
+        dataset: Rows of `prompt`, `responses` (message lists, or text throughout) and, if `scored`, `scores`.
+        name: The argument it was passed as, for messages.
+        tokenizer: The student's.
+        max_length: Longest prompt and response together in tokens. Rows with a longer one are left out, and
+            counted in a warning: cut responses would be compared by prefixes of different lengths.
+        scored: Whether each response must have a score.
+        teacher_tokenizer: Given where a teacher scores on the fly; adds its token ids.
+
+    Returns:
+        Rows of `prompt_ids`, `responses_ids`, `row` (its number), `scores` or the teacher's ids.
+
+    Raises:
+        TypeError: If it is no `datasets.Dataset`.
+        ValueError: For a missing column or, naming the row, for a number of responses that differs from the
+            first row's, an empty response, or a score that is missing or not finite.
+    """
+    _check_columns(dataset, name, scored=scored)
+    count = len(dataset[0]["responses"])
+
+    def encode(row: Row, index: int) -> dict[str, Any]:
+        try:
+            _check_row(row, count, scored=scored)
+        except ValueError as error:
+            raise ValueError(f"{name}, row {index}: {error}") from None
+        encoded = {"row": index, **_encode(row, tokenizer)}
+        if teacher_tokenizer is not None:
+            theirs = _encode(row, teacher_tokenizer)
+            encoded |= {f"teacher_{key}": value for key, value in theirs.items()}
+        if scored:
+            encoded["scores"] = [float(score) for score in row["scores"]]
+        return encoded
+
+    columns = dataset.column_names
+    rows = dataset.map(encode, with_indices=True, remove_columns=columns, desc=f"Tokenizing {name}")
+    return rows if max_length is None else _short_enough(rows, name, max_length)
+
+
+def split_into_groups(dataset: Dataset, size: int) -> Dataset:
+    """Rows of `size` responses each, in the order given; what is left over is dropped. For evaluation.
+
+    Args:
+        dataset: Prepared rows of N >= size responses.
+        size: n, responses per group.
+    """
+    lists = [
+        column for column in dataset.column_names if column.endswith("responses_ids") or column == "scores"
+    ]
+
+    def split(rows: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
+        count = len(rows["responses_ids"][0]) // size
+        return {
+            column: [
+                value[group * size : (group + 1) * size] if column in lists else value
+                for value in values
+                for group in range(count)
+            ]
+            for column, values in rows.items()
+        }
+
+    return dataset.map(split, batched=True)
+
+
+class RankedCollator:
+    """Makes a batch of G groups of n responses each, rows of one group next to each other.
+
+    Rows with more than n responses are split into random groups of n (PAD's "preference decomposing"), other ones
+    in each epoch; they depend on the seed, the epoch and the row only. The N mod n responses left over
+    rest for that epoch.
+
+    Args:
+        pad_token_id: Of the student.
+        group_size: n; None takes all responses of a row as one group.
+        seed: Of the groups.
+        teacher_pad_token_id: Where the rows hold a teacher's token ids.
+
+    Attributes:
+        epoch: Set by the trainer.
+    """
+
+    def __init__(
+        self,
+        pad_token_id: int,
+        *,
+        group_size: int | None = None,
+        seed: int = 0,
+        teacher_pad_token_id: int | None = None,
+    ) -> None:
+        self.pad_token_id = pad_token_id
+        self.teacher_pad_token_id = teacher_pad_token_id
+        self.group_size = group_size
+        self.seed = seed
+        self.epoch = 0
+
+    def __call__(self, examples: Sequence[Row]) -> dict[str, Tensor]:
+        """Token ids, attention and completion masks, each (G * n, T) and padded on the right; scores (G, n)."""
+        groups = [(example, group) for example in examples for group in self._groups(example)]
+        batch = _padded(groups, "", self.pad_token_id)
+        if self.teacher_pad_token_id is not None:
+            batch |= _padded(groups, "teacher_", self.teacher_pad_token_id)
+        if "scores" in examples[0]:
+            scores = [[example["scores"][index] for index in group] for example, group in groups]
+            batch["scores"] = torch.tensor(scores, dtype=torch.float64)
+        batch["group_size"] = torch.tensor(len(groups[0][1]))
+        return batch
+
+    def _groups(self, example: Row) -> list[list[int]]:
+        count = len(example["responses_ids"])
+        size = self.group_size or count
+        if size == count:
+            return [list(range(count))]
+        generator = torch.Generator().manual_seed(hash((self.seed, self.epoch, example["row"])) % 2**63)
+        order = torch.randperm(count, generator=generator).tolist()
+        return [order[start : start + size] for start in range(0, count - size + 1, size)]
+
+
+def _padded(groups: Sequence[tuple[Row, list[int]]], prefix: str, pad_token_id: int) -> dict[str, Tensor]:
+    pairs = [
+        (example[f"{prefix}prompt_ids"], example[f"{prefix}responses_ids"][index])
+        for example, group in groups
+        for index in group
+    ]
+    parts = {
+        "input_ids": ([torch.tensor(prompt + response) for prompt, response in pairs], pad_token_id),
+        "attention_mask": ([torch.ones(len(p) + len(r), dtype=torch.long) for p, r in pairs], 0),
+        "completion_mask": ([torch.tensor([0] * len(p) + [1] * len(r)) for p, r in pairs], 0),
+    }
+    return {
+        prefix + name: pad(rows, padding_value=value, padding_side="right")
+        for name, (rows, value) in parts.items()
+    }
+
+
+def _check_columns(dataset: object, name: str, *, scored: bool) -> None:
+    if not isinstance(dataset, Dataset):
+        raise TypeError(f"{name} is a {type(dataset).__name__}; give a datasets.Dataset")
+    wanted = {"prompt", "responses", *(["scores"] if scored else [])}
+    if missing := sorted(wanted - set(dataset.column_names)):
+        hint = "; to have a teacher score the responses, pass teacher_model=" if missing == ["scores"] else ""
+        raise ValueError(
+            f"{name} lacks the column(s) {', '.join(missing)}; it has {', '.join(dataset.column_names)}{hint}"
+        )
+    if len(dataset) == 0:
+        raise ValueError(f"{name} has no rows, so there is nothing to learn from; sample candidates first")
+
+
+def _check_row(row: Row, count: int, *, scored: bool) -> None:
+    responses = row["responses"] or []
+    if len(responses) != count or count < 2:
+        raise ValueError(
+            f"has {len(responses)} responses, the first row has {count}; every row needs the same number, 2 or more"
+        )
+    for index, response in enumerate(responses):
+        text = (
+            response
+            if isinstance(response, str)
+            else "".join(turn["content"] or "" for turn in response or [])
+        )
+        if not text.strip():
+            raise ValueError(f"response {index} is empty; drop the row or sample it again")
+    if not scored:
+        return
+    scores = row["scores"] or []
+    if len(scores) != count:
+        raise ValueError(f"has {len(scores)} scores for {count} responses; give one score per response")
+    for index, score in enumerate(scores):
+        if not isinstance(score, int | float) or not math.isfinite(score):
+            raise ValueError(f"score {index} is {score!r}; allowed: a finite number for every response")
+
+
+def _encode(row: Row, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    """Token ids of the prompt with its generation prompt, and of each response with its end."""
+    prompt, rendered = _rendered(row, tokenizer)
+    shared = min(common_prefix_length(prompt, ids) for ids in rendered)
+    return {"prompt_ids": prompt[:shared], "responses_ids": [ids[shared:] for ids in rendered]}
+
+
+def _rendered(row: Row, tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[list[int]]]:
+    if isinstance(row["prompt"], str):
+        end = tokenizer.eos_token or ""
+        whole = [row["prompt"] + response.removesuffix(end) + end for response in row["responses"]]
+        return tokenizer(row["prompt"])["input_ids"], [tokenizer(text)["input_ids"] for text in whole]
+    encode: Callable[..., Any] = tokenizer.apply_chat_template
+    prompt = encode(row["prompt"], add_generation_prompt=True, return_dict=True)["input_ids"]
+    return prompt, [
+        encode(row["prompt"] + response, return_dict=True)["input_ids"] for response in row["responses"]
+    ]
+
+
+def _short_enough(rows: Dataset, name: str, max_length: int) -> Dataset:
+    def fits(row: Row) -> bool:
+        return len(row["prompt_ids"]) + max(map(len, row["responses_ids"])) <= max_length
+
+    kept = rows.filter(fits, desc=f"Measuring {name}")
+    if len(kept) == len(rows):
+        return rows
+    first = min(set(rows["row"]) - set(kept["row"]))
+    left_out = (
+        f"{len(rows) - len(kept)} of {len(rows)} rows of {name} hold a response that would be cut at "
+        f"max_length={max_length} (the first is row {first})"
+    )
+    if not len(kept):
+        raise ValueError(f"{left_out}, so none is left; raise max_length or sample shorter responses")
+    logger.warning("%s; they are left out, because cut responses cannot be compared", left_out)
+    return kept
