@@ -93,9 +93,16 @@ def render_prompt(
     Raises:
         ValueError: For an empty instruction, or a conversation where there is no chat template.
     """
-    messages = as_messages(instruction)
     if tokenizer.chat_template is None:
-        return _render_plain(messages, system)
+        return _render_plain(as_messages(instruction), system)
+    return _render(_messages(tokenizer, instruction, system), tokenizer, add_generation_prompt=True)
+
+
+def _messages(
+    tokenizer: PreTrainedTokenizerBase, instruction: Instruction, system: str | None
+) -> list[Message]:
+    """The conversation with its system side where the template takes it."""
+    messages = as_messages(instruction)
     texts = [] if system is None else [system]
     if messages[0]["role"] == "system":
         texts.append(messages.pop(0)["content"])
@@ -103,7 +110,7 @@ def render_prompt(
         messages.insert(0, {"role": "system", "content": "\n\n".join(texts)})
     elif texts:
         messages[0]["content"] = "\n\n".join([*texts, messages[0]["content"]])
-    return _render(messages, tokenizer, add_generation_prompt=True)
+    return messages
 
 
 def encode_prompt(
@@ -116,6 +123,46 @@ def encode_prompt(
     if plain and ids and ids[-1] == tokenizer.eos_token_id:
         return ids[:-1]  # some tokenizers close every text; an open prompt must stay open
     return ids
+
+
+def encode_exchange(
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: Instruction,
+    responses: Sequence[Instruction],
+    system: str | None = None,
+) -> tuple[list[int], list[list[int]]]:
+    """Token ids of a prompt and of several responses to it, each with its end of turn or of sequence.
+
+    Args:
+        tokenizer: Its `chat_template` decides the layout; without one a response follows the prompt's text.
+        prompt: Text or conversation that ends with the user's turn.
+        responses: Texts, or message lists of the assistant's turn.
+        system: System prompt, or None to add no system message.
+
+    Returns:
+        The prompt's ids, and per response those that follow. Where a template renders a prompt differently when
+        it is answered, the responses begin where the two part.
+    """
+    opened = encode_prompt(tokenizer, prompt, system)
+    whole = [_encode_answered(tokenizer, prompt, response, system) for response in responses]
+    shared = min(len(os.path.commonprefix([opened, ids])) for ids in whole)
+    return opened[:shared], [ids[shared:] for ids in whole]
+
+
+def _encode_answered(
+    tokenizer: PreTrainedTokenizerBase, prompt: Instruction, response: Instruction, system: str | None
+) -> list[int]:
+    text = response if isinstance(response, str) else response[-1]["content"]
+    if tokenizer.chat_template is None:
+        rendered = render_prompt(tokenizer, prompt, system) + text
+        ids: list[int] = tokenizer(rendered)["input_ids"]
+        ends = tokenizer.eos_token_id
+        return ids if ends is None or ids[-1] == ends else [*ids, ends]
+    answered = _render(
+        [*_messages(tokenizer, prompt, system), {"role": "assistant", "content": text}], tokenizer
+    )
+    encoded: list[int] = tokenizer(answered, add_special_tokens=False)["input_ids"]
+    return encoded
 
 
 def decode_answer(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:

@@ -14,7 +14,7 @@ import hf_icon2
 ROOT = Path(hf_icon2.__file__).parent
 
 # Room (first name below hf_icon2) -> rooms it may import, besides itself.
-GROUND = {"criteria", "prompts", "blocks", "cards", "hub", "loading", "storage"}
+GROUND = {"criteria", "prompts", "blocks", "cards", "hub", "loading", "storage", "prefix", "likelihood"}
 MAY_IMPORT: dict[str, set[str]] = {
     "criteria": set(),
     "blocks": set(),
@@ -23,12 +23,14 @@ MAY_IMPORT: dict[str, set[str]] = {
     "loading": set(),
     "storage": set(),
     "prompts": {"criteria"},
+    "prefix": {"blocks"},
+    "likelihood": {"blocks", "prefix", "prompts"},
     "directions": GROUND,
     "steering": GROUND | {"directions"},
     "interchange": GROUND | {"directions", "steering"},
     "synthesis": GROUND | {"directions", "steering"},
-    "trainers": {"cards", "directions", "steering"},
-    "judges": set(),
+    "trainers": {"cards", "prompts", "directions", "steering"},
+    "judges": GROUND,
     "evaluation": set(),
     "toy": set(),
 }

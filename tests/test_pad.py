@@ -223,8 +223,11 @@ def test_text_rows_end_with_the_end_token(tiny_llama, tiny_tokenizer, tmp_path):
     data = Dataset.from_list(
         [{"prompt": "The sky is", "responses": [" blue.", " bread."], "scores": [1.0, 0.0]}]
     )
-    pad = trainer(tiny_llama, tiny_tokenizer, tmp_path, data)
-    assert all(ids[-1] == tiny_tokenizer.eos_token_id for ids in pad.train_dataset[0]["responses_ids"])
+    plain = copy.deepcopy(tiny_tokenizer)
+    plain.chat_template = None
+    pad = trainer(tiny_llama, plain, tmp_path, data)
+    row = pad.train_dataset[0]
+    assert plain.decode(row["prompt_ids"] + row["responses_ids"][1]) == "The sky is bread.<eos>"
 
 
 def broken(row, **changes):

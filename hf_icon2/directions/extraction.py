@@ -23,8 +23,8 @@ from hf_icon2.blocks import Blocks, evaluating, find_blocks, input_device, read_
 from hf_icon2.criteria import DEFAULT_CRITERIA, Criterion, named
 from hf_icon2.directions.config import DirectionVectorConfig, Method, Pooling, Scale, check_choice
 from hf_icon2.directions.estimation import FINDERS, evidence, scale_norms
-from hf_icon2.directions.prefix import Prefix, shared_prefix
 from hf_icon2.directions.vectors import DirectionVectors
+from hf_icon2.prefix import Prefix, shared_prefix
 from hf_icon2.prompts import (
     Instruction,
     encode_prompt,
@@ -184,7 +184,7 @@ class _Reader:
             answers = self._answers(prompts) if pooling == "response" else [[] for _ in prompts]
             rows = [prompt + answer for prompt, answer in zip(prompts, answers, strict=True)]
             starts = [len(row) - max(len(answer), 1) for row, answer in zip(rows, answers, strict=True)]
-            prefix = shared_prefix(self.model, self.blocks, rows, limit=min(starts))
+            prefix = shared_prefix(self.model, self.blocks.trunk, rows, limit=min(starts))
             result = torch.empty(len(rows), len(self.layers), self.blocks.hidden_size + 1)
             for batch in _by_length([len(row) for row in rows], self.batch_size):
                 spans = [(rows[index], starts[index]) for index in batch]

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from datasets import Dataset
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
-from trl.data_utils import common_prefix_length
 from trl.trainer.utils import pad
+
+from hf_icon2.prompts import encode_exchange
 
 logger = logging.getLogger(__name__)
 
@@ -202,21 +203,8 @@ def _check_row(row: Row, count: int, *, scored: bool) -> None:
 
 def _encode(row: Row, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
     """Token ids of the prompt with its generation prompt, and of each response with its end."""
-    prompt, rendered = _rendered(row, tokenizer)
-    shared = min(common_prefix_length(prompt, ids) for ids in rendered)
-    return {"prompt_ids": prompt[:shared], "responses_ids": [ids[shared:] for ids in rendered]}
-
-
-def _rendered(row: Row, tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[list[int]]]:
-    if isinstance(row["prompt"], str):
-        end = tokenizer.eos_token or ""
-        whole = [row["prompt"] + response.removesuffix(end) + end for response in row["responses"]]
-        return tokenizer(row["prompt"])["input_ids"], [tokenizer(text)["input_ids"] for text in whole]
-    encode: Callable[..., Any] = tokenizer.apply_chat_template
-    prompt = encode(row["prompt"], add_generation_prompt=True, return_dict=True)["input_ids"]
-    return prompt, [
-        encode(row["prompt"] + response, return_dict=True)["input_ids"] for response in row["responses"]
-    ]
+    prompt, responses = encode_exchange(tokenizer, row["prompt"], row["responses"])
+    return {"prompt_ids": prompt, "responses_ids": responses}
 
 
 def _short_enough(rows: Dataset, name: str, max_length: int) -> Dataset:

@@ -1,4 +1,4 @@
-"""The tokens that all prompts of one side begin with: prefilled once, shared by every batch."""
+"""The tokens that several rows begin with: prefilled once, shared by every pass over what follows."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
-from hf_icon2.blocks import Blocks, input_device
+from hf_icon2.blocks import input_device
 
 _ATTENTION = {"full_attention", "sliding_attention", "chunked_attention"}
 
@@ -65,11 +65,17 @@ def _lent(layer: Any, rows: int) -> Any:  # noqa: ANN401  (any kind of cache lay
 
 
 def shared_prefix(
-    model: PreTrainedModel, blocks: Blocks, rows: Sequence[Sequence[int]], limit: int
+    model: PreTrainedModel, trunk: nn.Module, rows: Sequence[Sequence[int]], limit: int
 ) -> Prefix:
-    """Prefills the ids that every row begins with; at most `limit`, so that no pooled state is inside.
+    """Prefills the ids that every row begins with; at most `limit`, so that nothing that is read lies inside.
 
     A model with a state-space part keeps no per-position keys to share, so it reads every row whole.
+
+    Args:
+        model: Causal LM.
+        trunk: What runs its blocks, with or without the head.
+        rows: Lists of token ids.
+        limit: Most tokens to share.
     """
     shared = 0
     while shared < limit and all(row[shared] == rows[0][shared] for row in rows):
@@ -80,5 +86,5 @@ def shared_prefix(
     cache = DynamicCache(config=model.config)
     ids = torch.tensor([rows[0][:shared]], device=input_device(model))
     with torch.no_grad():
-        blocks.trunk(input_ids=ids, past_key_values=cache, use_cache=True)
+        trunk(input_ids=ids, past_key_values=cache, use_cache=True)
     return Prefix(shared, cache)
