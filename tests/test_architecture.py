@@ -33,6 +33,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "judges": GROUND,
     "evaluation": set(),
     "toy": set(),
+    "distillation": GROUND | {"directions", "steering", "synthesis", "judges", "trainers"},
 }
 ROOMS = set(MAY_IMPORT)
 MAY_IMPORT |= {
@@ -49,7 +50,7 @@ ONLY_IN = {
     "trl": {"trainers"},
     "accelerate": {"trainers"},
     "peft": {"trainers", "interchange/peft_adapter"},
-    "datasets": {"synthesis", "trainers", "pipeline"},
+    "datasets": {"synthesis", "trainers", "distillation", "pipeline"},
     "matplotlib": {"evaluation/plots"},
     "gguf": {"interchange/gguf_files"},
     "gradio": {"playground"},
