@@ -1,0 +1,238 @@
+"""Candidates and teacher scores: against brute force, one plain pass per text, and a judge with a known bias."""
+
+import itertools
+import json
+import math
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+import torch
+from datasets import Dataset
+from huggingface_hub import InferenceClient
+
+from hf_icon2.distillation.candidates import sample_candidates
+from hf_icon2.distillation.diversity import most_different
+from hf_icon2.distillation.teacher import compare_prompt, score_candidates, selection_probabilities
+from hf_icon2.judges.chat_letters import ChatLetterJudge
+from hf_icon2.judges.letters import LetterChoice, LetterJudge
+from hf_icon2.prompts import encode_prompt
+from hf_icon2.steering.decoding import Sampling
+from hf_icon2.toy import instructions
+from hf_icon2.toy.skills import ab_prompt
+
+PROMPTS = [item.text for item in instructions("train")[:6]]
+
+
+def distance(first, second):
+    """Levenshtein's distance by its recursion, the slow and obvious way."""
+    if not first or not second:
+        return len(first) + len(second)
+    same = distance(first[1:], second[1:]) + (first[0] != second[0])
+    return min(same, distance(first[1:], second) + 1, distance(first, second[1:]) + 1)
+
+
+def test_the_most_different_texts_are_the_greedy_ones():
+    texts = ["abc", "abd", "xyz", "ab", "xyw", "q"]
+    chosen = [0]
+    for _ in range(3):
+        nearest = {
+            index: min(distance(texts[index], texts[other]) for other in chosen)
+            for index in range(len(texts))
+            if index not in chosen
+        }
+        chosen.append(max(nearest, key=nearest.get))
+    assert most_different(texts, 4) == chosen
+
+
+def test_copies_are_not_chosen():
+    assert most_different(["a", "a", "b", "a"], 3) == [0, 2]
+    assert most_different([], 3) == []
+
+
+def test_candidates_are_distinct_repeatable_and_independent_of_the_batch(toy_assistant, toy_tokenizer):
+    settings = {"samples": 5, "keep": 3, "sampling": Sampling(16, 1.0, 0.95), "show_progress": False}
+    found = sample_candidates(toy_assistant, toy_tokenizer, PROMPTS, **settings)
+    again = sample_candidates(toy_assistant, toy_tokenizer, PROMPTS, batch_size=2, **settings)
+    assert found.to_list() == again.to_list()
+    for row in found:
+        texts = [response[0]["content"] for response in row["responses"]]
+        assert len(set(texts)) == 3
+        assert all(text.strip() for text in texts)
+    other = sample_candidates(toy_assistant, toy_tokenizer, PROMPTS, seed=1, **settings)
+    assert other.to_list() != found.to_list()
+
+
+def test_prompts_without_enough_distinct_responses_are_left_out_or_refused(toy_assistant, toy_tokenizer):
+    with pytest.raises(ValueError, match="no prompt of 6 has 2 distinct responses among 3"):
+        sample_candidates(
+            toy_assistant,
+            toy_tokenizer,
+            PROMPTS,
+            samples=3,
+            keep=2,
+            sampling=Sampling(16, temperature=0.0),
+            show_progress=False,
+        )
+    with pytest.raises(ValueError, match="keep=4 of samples=3"):
+        sample_candidates(toy_assistant, toy_tokenizer, PROMPTS, samples=3, keep=4)
+
+
+def test_selection_probabilities_by_hand():
+    """Three responses; the first of a pair wins with 0.9, 0.8 / 0.2, 0.6 / 0.3, 0.5 in order of the pairs.
+
+    Response 0: (0.9 + 0.8) shown first, (1 - 0.2) + (1 - 0.3) shown second: 3.2 / 4 = 0.8, and so on.
+    """
+    choices = [LetterChoice(p, 1.0) for p in (0.9, 0.8, 0.2, 0.6, 0.3, 0.5)]
+    expected = [3.2 / 4, (0.2 + 0.6 + 0.1 + 0.5) / 4, (0.3 + 0.5 + 0.2 + 0.4) / 4]
+    assert selection_probabilities(3, choices) == pytest.approx(expected)
+
+
+def test_a_judge_that_always_takes_the_first_seat_prefers_nobody():
+    rows = Dataset.from_list([{"prompt": "q", "responses": ["x", "y", "z"]}])
+    biased = score_candidates(
+        rows, judge=lambda asked: [LetterChoice(0.97, 1.0)] * len(asked), alpha=0.0, show_progress=False
+    )
+    assert biased[0]["selection"] == pytest.approx([0.5] * 3)
+
+
+def rows():
+    texts = ["the sky is blue .", "the sky is green , and i am sure of it .", "no ."]
+    responses = [[{"role": "assistant", "content": text}] for text in texts]
+    prompt = [{"role": "user", "content": "what colour is the sky ?"}]
+    return Dataset.from_list([{"prompt": prompt, "responses": responses}])
+
+
+def plain_log_probs(model, tokenizer, row, system):
+    messages = [{"role": "system", "content": system}, *row["prompt"]]
+    start = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)["input_ids"]
+    for response in row["responses"]:
+        ids = tokenizer.apply_chat_template(messages + response, return_dict=True)["input_ids"]
+        with torch.no_grad():
+            scores = model(torch.tensor([ids])).logits[0, :-1].log_softmax(-1)
+        yield scores.gather(1, torch.tensor(ids[1:])[:, None])[len(start) - 1 :, 0].mean().item()
+
+
+def plain_choice(model, tokenizer, text):
+    with torch.no_grad():
+        probabilities = model(torch.tensor([encode_prompt(tokenizer, text)])).logits[0, -1].softmax(-1)
+    return [probabilities[tokenizer.convert_tokens_to_ids(letter)].item() for letter in "ab"]
+
+
+def test_scores_are_those_of_one_plain_pass_per_text_and_order(toy_assistant, toy_tokenizer):
+    scored = score_candidates(
+        rows(),
+        toy_assistant,
+        toy_tokenizer,
+        judge=LetterJudge(toy_assistant, toy_tokenizer),
+        ask=ab_prompt,
+        alpha=0.25,
+        system="You are good.",
+        show_progress=False,
+    )[0]
+    expected = list(plain_log_probs(toy_assistant, toy_tokenizer, rows()[0], "You are good."))
+    assert scored["mean_log_probs"] == pytest.approx(expected, abs=1e-4)
+
+    texts = [response[0]["content"] for response in rows()[0]["responses"]]
+    total = [0.0] * 3
+    for first, second in itertools.combinations(range(3), 2):
+        for one, other in ((first, second), (second, first)):
+            a, b = plain_choice(
+                toy_assistant, toy_tokenizer, ab_prompt("what colour is the sky ?", texts[one], texts[other])
+            )
+            total[one] += a / (a + b) / 4
+            total[other] += b / (a + b) / 4
+    assert scored["selection"] == pytest.approx(total, abs=1e-5)
+    mixed = [0.25 * x + 0.75 * math.log(y) for x, y in zip(expected, total, strict=True)]
+    assert scored["scores"] == pytest.approx(mixed, abs=1e-4)
+
+
+def test_what_a_weight_does_not_need_is_not_asked_for(toy_assistant, toy_tokenizer):
+    def judge(_asked):
+        raise AssertionError("asked")
+
+    alone = score_candidates(
+        rows(), toy_assistant, toy_tokenizer, judge=judge, alpha=1.0, show_progress=False
+    )
+    assert alone[0]["scores"] == alone[0]["mean_log_probs"]
+    with pytest.raises(ValueError, match="alpha above 0 needs teacher="):
+        score_candidates(rows(), judge=judge, alpha=0.5)
+    with pytest.raises(ValueError, match="alpha below 1 needs a judge="):
+        score_candidates(rows(), alpha=0.0)
+    with pytest.raises(ValueError, match="alpha=2"):
+        score_candidates(rows(), alpha=2)
+
+
+def test_a_vocabulary_without_the_letters_is_refused(toy_assistant, toy_tokenizer):
+    with pytest.raises(ValueError, match="is the letter 'Q'"):
+        LetterJudge(toy_assistant, toy_tokenizer, letters=("Q", "B"))
+
+
+class Endpoint(BaseHTTPRequestHandler):
+    """An OpenAI-compatible chat endpoint whose log-probabilities are those of a real model."""
+
+    def log_message(self, *args):
+        pass
+
+    def do_POST(self):
+        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        model, tokenizer = self.server.served
+        with torch.no_grad():
+            ids = torch.tensor([encode_prompt(tokenizer, asked["messages"])])
+            log_probs = model(ids).logits[0, -1].log_softmax(-1)
+        best = log_probs.topk(asked["top_logprobs"])
+        top = [
+            {"token": tokenizer.decode([int(token)]), "logprob": float(value), "bytes": None}
+            for value, token in zip(best.values, best.indices, strict=True)
+        ]
+        logprobs = {"content": [{**top[0], "top_logprobs": top}]} if self.server.logprobs else None
+        message = {"role": "assistant", "content": top[0]["token"]}
+        body = {
+            "id": "1",
+            "object": "chat.completion",
+            "created": 0,
+            "model": "toy",
+            "choices": [{"index": 0, "message": message, "finish_reason": "length", "logprobs": logprobs}],
+            "usage": {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2},
+        }
+        data = json.dumps(body).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+
+@pytest.fixture
+def endpoint(toy):
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Endpoint)
+    server.served, server.logprobs = toy, True
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+def client_of(server):
+    return InferenceClient(
+        base_url=f"http://127.0.0.1:{server.server_address[1]}/v1", api_key="-", timeout=30
+    )
+
+
+def test_a_chat_endpoint_judges_like_the_model_behind_it(endpoint, toy_assistant, toy_tokenizer):
+    settings = {"ask": ab_prompt, "alpha": 0.0, "show_progress": False}
+    remote = score_candidates(rows(), judge=ChatLetterJudge(client_of(endpoint)), **settings)
+    local = score_candidates(rows(), toy_assistant, toy_tokenizer, **settings)
+    assert remote[0]["selection"] == pytest.approx(local[0]["selection"], abs=1e-3)
+    assert remote[0]["scores"] == pytest.approx(local[0]["scores"], abs=1e-2)
+
+
+def test_an_endpoint_without_log_probabilities_is_refused(endpoint):
+    endpoint.logprobs = False
+    with pytest.raises(ValueError, match="no log-probabilities"):
+        ChatLetterJudge(client_of(endpoint))(["a or b ?"])
+
+
+def test_the_question_and_both_answers_stand_in_the_comparison():
+    text = compare_prompt("Why?", "Because.", "Thus.")
+    assert text.index("Why?") < text.index("Answer A:\nBecause.") < text.index("Answer B:\nThus.")
