@@ -50,6 +50,25 @@ def mid_folder() -> Path:
     return folder
 
 
+def wide_head_folder() -> Path:
+    """Folder of `wide-head`: a random Llama with a vocabulary of 151,936 and little else; made once."""
+    folder = MODELS / "wide-head"
+    if not (folder / "directions" / "direction_vectors.safetensors").is_file():
+        sizes = {
+            "hidden_size": 64,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "intermediate_size": 128,
+        }
+        _make_llama(folder, vocabulary=151_936, **sizes)
+    return folder
+
+
+def model_folder(name: str) -> Path:
+    """Folder of a model by name."""
+    return {"mid": mid_folder, "toy": toy_folder, "wide-head": wide_head_folder}[name]()
+
+
 def toy_folder() -> Path:
     """The bundled assistant as it is now, with directions, copied here."""
     from hf_icon2 import extract_directions
