@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 from datasets import Dataset
+from huggingface_hub import ModelCard
 from peft import LoraConfig
 
 from hf_icon2.trainers.pad import PADConfig, PADTrainer
@@ -295,3 +296,16 @@ def test_what_is_logged_can_be_written_as_json(tiny_llama, tiny_tokenizer, tmp_p
     assert {"loss", "kendall_tau", "best_agrees", "mean_logp"} <= set(
         json.loads(json.dumps(pad.state.log_history[0]))
     )
+
+
+def test_the_card_says_what_was_trained_on_what(tiny_llama, tiny_tokenizer, tmp_path):
+    pad = trainer(tiny_llama, tiny_tokenizer, tmp_path, max_steps=1)
+    pad.train()
+    pad.create_model_card(model_name="mine", dataset_name="me/ranked")
+    text = (tmp_path / "README.md").read_text()
+    card = ModelCard(text)
+    assert card.data.datasets == ["me/ranked"] or card.data.datasets == "me/ranked"
+    assert {"trl", "pad", "distillation"} <= set(card.data.tags)
+    assert "6 prompts with 4 responses each" in text
+    assert "| teacher temperature | 0.1 |" in text
+    assert "2502.14272" in text

@@ -179,3 +179,46 @@ def model_card(
         **provenance,
         **training,
     )
+
+
+def distilled_model_card(
+    *,
+    model_name: str,
+    base_model: str | None,
+    method: str,
+    paper: Mapping[str, str],
+    tags: Sequence[str],
+    dataset_name: str | None,
+    **training: Any,
+) -> str:
+    """The card of a student trained on ranked responses: from what, on how many prompts, how.
+
+    Args:
+        model_name: Title.
+        base_model: Id or path of the student before training, None if it has neither.
+        method: In words.
+        paper: Its `citation` and arXiv `id`.
+        tags: Tags for the Hub.
+        dataset_name: Id of the ranked responses on the Hub, if they are there.
+        **training: `rows`, `responses` per row, `teacher` (or None), `settings` (name to value) and `versions`.
+    """
+    base = hub_id(base_model)
+    data = ModelCardData(
+        model_name=model_name,
+        base_model=base,
+        datasets=dataset_name,
+        library_name="transformers",
+        pipeline_tag="text-generation",
+        tags=["generated_from_trainer", *tags, f"arxiv:{paper['id']}"],
+    )
+    return render(
+        "distilled_model",
+        data,
+        model_name=model_name,
+        local=base is None,
+        base_model=base or (base_model and Path(base_model).name),
+        method=method,
+        dataset_name=dataset_name,
+        paper=paper,
+        **training,
+    )

@@ -10,6 +10,20 @@ from hf_icon2.trainers.ranked import RankedTrainer
 from hf_icon2.trainers.ranked_config import RankedConfig
 from hf_icon2.trainers.rankings import MOST_RESPONSES, list_mle, preference_divergence
 
+PAD_PAPER = {
+    "title": "Capturing Nuanced Preferences: Preference-Aligned Distillation for Small Language Models",
+    "id": "2502.14272",  # arXiv
+    "citation": """\
+@inproceedings{gu2025pad,
+    title     = {{Capturing Nuanced Preferences: Preference-Aligned Distillation for Small Language Models}},
+    author    = {Yanggan Gu and Junzhuo Li and Sirui Huang and Xin Zou and Zhenghua Li and Xuming Hu},
+    year      = 2025,
+    booktitle = {Findings of the Association for Computational Linguistics: ACL 2025},
+    eprint    = {2502.14272},
+    archivePrefix = {arXiv},
+}""",
+}
+
 
 @dataclass
 class PADConfig(RankedConfig):
@@ -55,13 +69,18 @@ class PADTrainer(RankedTrainer):
     `teacher_model=` in the place of the scores. See `RankedTrainer` for the arguments.
     """
 
-    _tag_names = ["trl", "pad"]
-    _name = "PAD"
+    _tag_names = ["trl", "pad", "distillation"]
+    _name = "preference-aligned distillation (PAD)"
+    _paper = PAD_PAPER
     args: PADConfig
 
     @classmethod
     def _default_config(cls) -> PADConfig:
         return PADConfig("pad")
+
+    def _method_settings(self) -> dict[str, object]:
+        names = ("loss_type", "student_temperature", "teacher_temperature", "group_size")
+        return {name.replace("_", " "): getattr(self.args, name) for name in names}
 
     def ranking_loss(self, student: Tensor, teacher: Tensor) -> Tensor:
         """PPD or VPD per group; see `rankings`."""

@@ -6,7 +6,9 @@ import math
 from abc import abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from accelerate.utils import is_peft_model
@@ -22,9 +24,11 @@ from transformers import (
     TrainingArguments,
     set_seed,
 )
+from transformers.trainer_utils import SchedulerType
 from trl.trainer.base_trainer import _BaseTrainer
 from trl.trainer.utils import create_model_from_path, disable_dropout_in_model
 
+from hf_icon2.cards import distilled_model_card
 from hf_icon2.trainers.fused_head import fuse_head, mean_log_probs
 from hf_icon2.trainers.ranked_config import RankedConfig
 from hf_icon2.trainers.ranked_rows import RankedCollator, prepare_ranked, split_into_groups
@@ -168,6 +172,54 @@ class RankedTrainer(_BaseTrainer):
         self._metrics[mode].clear()
         super().log(logs, start_time)
 
+    def create_model_card(  # type: ignore[override]  # TRL's signature, which differs from Trainer's
+        self,
+        model_name: str | None = None,
+        dataset_name: str | None = None,
+        tags: str | list[str] | None = None,
+    ) -> None:
+        """Writes README.md into the output folder: base model, teacher, rows and settings.
+
+        Args:
+            model_name: Title of the card.
+            dataset_name: Id of the ranked responses on the Hub.
+            tags: Tags besides those of this trainer.
+        """
+        if not self.is_world_process_zero():
+            return
+        folder, rows = Path(str(self.args.output_dir)), cast(Dataset, self.train_dataset)
+        card = distilled_model_card(
+            model_name=model_name or folder.name,
+            base_model=_name_of(self.model),
+            method=self._name,
+            paper=self._paper,
+            tags=[*self._tag_names, *([tags] if isinstance(tags, str) else tags or ())],
+            dataset_name=dataset_name,
+            rows=len(rows),
+            responses=len(rows[0]["responses_ids"]),
+            teacher=self.teacher_model and _name_of(self.teacher_model),
+            settings=self._settings(),
+            versions=", ".join(f"{name} {version(name)}" for name in ("trl", "transformers", "torch")),
+        )
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "README.md").write_text(card, encoding="utf-8")
+
+    def _settings(self) -> dict[str, object]:
+        """What a reader of the card asks for."""
+        args = self.args
+        schedule = SchedulerType(args.lr_scheduler_type).value
+        return {
+            **self._method_settings(),
+            "learning rate": f"{args.learning_rate:g}, {schedule} schedule, warm-up {args.warmup_steps:g}",
+            "prompts per step": args.train_batch_size * args.gradient_accumulation_steps * args.world_size,
+            "steps": f"{self.state.global_step} of {self.state.max_steps}",
+            "trained": "adapter" if is_peft_model(self.model) else "all weights",
+            "seed": args.seed,
+        }
+
+    @abstractmethod
+    def _method_settings(self) -> dict[str, object]: ...
+
     def _preparation(
         self, args: RankedConfig, tokenizer: PreTrainedTokenizerBase, theirs: PreTrainedTokenizerBase | None
     ) -> Callable[[Dataset, str], Dataset]:
@@ -255,6 +307,11 @@ def _prepared_eval(
         return {name: _prepared_eval(prepare, part, group_size) for name, part in dataset.items()}
     rows = prepare(dataset, "eval_dataset")
     return rows if group_size is None else split_into_groups(rows, group_size)
+
+
+def _name_of(model: Any) -> str | None:  # noqa: ANN401 - a model or an adapter around one
+    """Id or folder that a model was loaded from, None if it was built in memory."""
+    return str(model.config._name_or_path) or None
 
 
 def _loaded(model: str | PreTrainedModel, args: RankedConfig) -> PreTrainedModel:
