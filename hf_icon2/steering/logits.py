@@ -14,6 +14,7 @@ from hf_icon2.blocks import find_blocks, unwrap
 from hf_icon2.directions.vectors import DirectionVectors
 from hf_icon2.steering.hooks import steering_state
 from hf_icon2.steering.plans import Plan, Steering, plan_steering
+from hf_icon2.steering.separate_runs import shares_prefill
 
 
 class Icon2LogitsProcessor(LogitsProcessor):
@@ -51,6 +52,7 @@ class Icon2LogitsProcessor(LogitsProcessor):
         if attention_mask is not None and not bool(attention_mask[:, -1].all()):
             raise ValueError("the prompts are padded on the right; generation needs padding_side='left'")
         self._model = unwrap(model)
+        self._shares_prefill = shares_prefill(self._model)
         self._state = steering_state(model)
         self._trunk = find_blocks(model).trunk
         directions.check_model(self._state.hidden_size, self._state.num_layers)
@@ -121,7 +123,7 @@ class Icon2LogitsProcessor(LogitsProcessor):
 
     def _cached_columns(self, ids: Tensor) -> int:
         """Readies the cache for `ids` and says how many of their columns it holds."""
-        if self._model._is_stateful:
+        if not self._shares_prefill:
             return 0  # a state cannot be cut back to the prompt: such models read everything again
         parents = self._parents(ids)
         if parents is None:
@@ -160,7 +162,7 @@ class Icon2LogitsProcessor(LogitsProcessor):
         inputs = _inputs(self._model, ids[:, cached:].repeat(2, 1), mask.repeat(2, 1))
         if "logits_to_keep" in inspect.signature(self._model.forward).parameters:
             inputs["logits_to_keep"] = 1
-        cache = None if self._model._is_stateful else self._cache
+        cache = self._cache if self._shares_prefill else None
         with self._state.active(self._plan):
             output = self._model(past_key_values=cache, use_cache=cache is not None, **inputs)
         logits: Tensor = output.logits

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from abc import abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -15,24 +14,21 @@ from accelerate.utils import is_peft_model
 from datasets import Dataset
 from torch import Tensor, nn
 from transformers import (
-    AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     TrainerCallback,
-    TrainerControl,
-    TrainerState,
-    TrainingArguments,
     set_seed,
 )
 from transformers.trainer_utils import SchedulerType
 from trl.trainer.base_trainer import _BaseTrainer
-from trl.trainer.utils import create_model_from_path, disable_dropout_in_model
+from trl.trainer.utils import disable_dropout_in_model
 
 from hf_icon2.cards import distilled_model_card
 from hf_icon2.trainers.fused_head import fuse_head, mean_log_probs
 from hf_icon2.trainers.ranked_config import RankedConfig
-from hf_icon2.trainers.ranked_rows import RankedCollator, prepare_ranked, split_into_groups
+from hf_icon2.trainers.ranked_rows import FreshGroups, RankedCollator, prepare_ranked, split_into_groups
 from hf_icon2.trainers.rankings import kendall_tau
+from hf_icon2.trainers.sources import loaded, name_of, pad_id, teacher_tokenizer, tokenizer_of
 
 if TYPE_CHECKING:
     from peft import PeftConfig
@@ -76,11 +72,11 @@ class RankedTrainer(_BaseTrainer):
     ) -> None:
         args = self._default_config() if args is None else args
         set_seed(args.seed)  # before an adapter draws its weights
-        tokenizer = processing_class or _tokenizer_of(model, "model", "processing_class")
-        student = _loaded(model, args)
+        tokenizer = processing_class or tokenizer_of(model, "model", "processing_class")
+        student = loaded(model, args.model_init_kwargs)
         theirs = None
         if teacher_model is not None:
-            theirs = teacher_processing_class or _teacher_tokenizer(teacher_model, tokenizer)
+            theirs = teacher_processing_class or teacher_tokenizer(teacher_model, tokenizer)
         prepare = self._preparation(args, tokenizer, theirs)
         train = prepare(train_dataset, "train_dataset")
         if args.group_size is not None:
@@ -93,10 +89,10 @@ class RankedTrainer(_BaseTrainer):
         if is_peft_model(student) and args.gradient_checkpointing:
             student.enable_input_require_grads()
         collator = RankedCollator(
-            _pad_id(tokenizer),
+            pad_id(tokenizer),
             group_size=args.group_size,
             seed=args.seed,
-            teacher_pad_token_id=None if theirs is None else _pad_id(theirs),
+            teacher_pad_token_id=None if theirs is None else pad_id(theirs),
         )
         super().__init__(  # type: ignore[no-untyped-call]
             model=student,
@@ -105,7 +101,7 @@ class RankedTrainer(_BaseTrainer):
             eval_dataset=_prepared_eval(prepare, eval_dataset, args.group_size),
             processing_class=tokenizer,
             data_collator=collator,
-            callbacks=[_FreshGroups(collator), *callbacks],
+            callbacks=[FreshGroups(collator), *callbacks],
             **kwargs,
         )
         disable_dropout_in_model(self.model)
@@ -190,14 +186,14 @@ class RankedTrainer(_BaseTrainer):
         folder, rows = Path(str(self.args.output_dir)), cast(Dataset, self.train_dataset)
         card = distilled_model_card(
             model_name=model_name or folder.name,
-            base_model=_name_of(self.model),
+            base_model=name_of(self.model),
             method=self._name,
             paper=self._paper,
             tags=[*self._tag_names, *([tags] if isinstance(tags, str) else tags or ())],
             dataset_name=dataset_name,
             rows=len(rows),
             responses=len(rows[0]["responses_ids"]),
-            teacher=self.teacher_model and _name_of(self.teacher_model),
+            teacher=self.teacher_model and name_of(self.teacher_model),
             settings=self._settings(),
             versions=", ".join(f"{name} {version(name)}" for name in ("trl", "transformers", "torch")),
         )
@@ -240,7 +236,7 @@ class RankedTrainer(_BaseTrainer):
     ) -> nn.Module | None:
         if teacher is None:
             return None
-        model = _loaded(teacher, args)
+        model = loaded(teacher, args.model_init_kwargs)
         fuse_head(model)
         prepared: nn.Module = self.accelerator.prepare_model(model, evaluation_mode=True)
         return prepared.eval()
@@ -283,18 +279,6 @@ class RankedTrainer(_BaseTrainer):
             ]
 
 
-class _FreshGroups(TrainerCallback):
-    """Tells the collator the epoch, also when a training is taken up in the midst of one."""
-
-    def __init__(self, collator: RankedCollator) -> None:
-        self.collator = collator
-
-    def on_epoch_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
-    ) -> None:
-        self.collator.epoch = math.floor(state.epoch or 0)
-
-
 def _prepared_eval(
     prepare: Callable[[Dataset, str], Dataset],
     dataset: Dataset | Mapping[str, Dataset] | None,
@@ -307,41 +291,6 @@ def _prepared_eval(
         return {name: _prepared_eval(prepare, part, group_size) for name, part in dataset.items()}
     rows = prepare(dataset, "eval_dataset")
     return rows if group_size is None else split_into_groups(rows, group_size)
-
-
-def _name_of(model: Any) -> str | None:  # noqa: ANN401 - a model or an adapter around one
-    """Id or folder that a model was loaded from, None if it was built in memory."""
-    return str(model.config._name_or_path) or None
-
-
-def _loaded(model: str | PreTrainedModel, args: RankedConfig) -> PreTrainedModel:
-    if not isinstance(model, str):
-        return model
-    loaded: PreTrainedModel = create_model_from_path(model, **(args.model_init_kwargs or {}))
-    return loaded
-
-
-def _tokenizer_of(model: str | PreTrainedModel, name: str, argument: str) -> PreTrainedTokenizerBase:
-    source = model if isinstance(model, str) else model.config._name_or_path
-    if not source:
-        raise ValueError(
-            f"the {name} was built in memory and names no folder or Hub id to load a tokenizer from; pass {argument}="
-        )
-    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source)
-    return tokenizer
-
-
-def _teacher_tokenizer(
-    teacher: str | PreTrainedModel, tokenizer: PreTrainedTokenizerBase
-) -> PreTrainedTokenizerBase:
-    if not isinstance(teacher, str) and not teacher.config._name_or_path:
-        return tokenizer
-    return _tokenizer_of(teacher, "teacher", "teacher_processing_class")
-
-
-def _pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
-    """Any id will do where there is none: what is padded is masked."""
-    return int(tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id or 0)
 
 
 def _check_group_size(size: int, count: int) -> None:

@@ -10,7 +10,13 @@ from typing import Any
 import torch
 from datasets import Dataset
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
+from transformers import (
+    PreTrainedTokenizerBase,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 from trl.trainer.utils import pad
 
 from hf_icon2.prompts import encode_exchange
@@ -145,6 +151,19 @@ class RankedCollator:
         generator = torch.Generator().manual_seed(hash((self.seed, self.epoch, example["row"])) % 2**63)
         order = torch.randperm(count, generator=generator).tolist()
         return [order[start : start + size] for start in range(0, count - size + 1, size)]
+
+
+class FreshGroups(TrainerCallback):
+    """Tells the collator the epoch, also when a training is taken up in the midst of one."""
+
+    def __init__(self, collator: RankedCollator) -> None:
+        self.collator = collator
+
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
+    ) -> None:
+        """Other groups from here on."""
+        self.collator.epoch = math.floor(state.epoch or 0)
 
 
 def _padded(groups: Sequence[tuple[Row, list[int]]], prefix: str, pad_token_id: int) -> dict[str, Tensor]:
