@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import logging
 import os
 import sys
-import typing
 import warnings
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 from hf_icon2 import __version__
-from hf_icon2.recipe import Recipe, read_settings, sections
+from hf_icon2.commands.flags import add_flags, with_flags
+from hf_icon2.recipe import Recipe, read_settings
 
 COMMANDS = {
     "run": "the whole road: from directions to the report",
@@ -28,6 +26,7 @@ COMMANDS = {
     "evaluate": "measure before and after",
 }
 TOOLS: tuple[str, ...] = (
+    "distill",
     "export",
     "playground",
     "push",
@@ -85,9 +84,7 @@ def _parser() -> argparse.ArgumentParser:
         )
         command.add_argument("--config", type=Path, help="recipe (.yaml or .json); flags win over it")
         command.set_defaults(run=_run_recipe)
-        _add_flags(command, Recipe, "")
-        for section, kind in sections().items():
-            _add_flags(command.add_argument_group(section), kind, f"{section}.")
+        add_flags(command, Recipe)
     for name in TOOLS:
         tool = import_module(f"hf_icon2.commands.{name}")
         command = commands.add_parser(
@@ -96,45 +93,6 @@ def _parser() -> argparse.ArgumentParser:
         command.set_defaults(run=tool.run)
         tool.add_arguments(command)
     return parser
-
-
-def _add_flags(parser: Any, kind: type, prefix: str) -> None:  # noqa: ANN401  (parser or group)
-    """One flag per setting; sections are groups of their own."""
-    types = typing.get_type_hints(kind)
-    for item in dataclasses.fields(kind):
-        if prefix or item.name not in sections():
-            default = "" if item.name == "criteria" else f" (default: {item.default})"
-            parser.add_argument(
-                f"--{prefix}{item.name}",
-                default=argparse.SUPPRESS,
-                type=_reader(types[item.name]),
-                metavar=item.name.upper(),
-                help=item.metadata["help"] + default,
-            )
-
-
-def _reader(kind: Any) -> Any:  # noqa: ANN401
-    """How a flag's text becomes a value; the recipe checks it."""
-    if typing.get_origin(kind) is typing.Literal:
-        return str
-    choices = [option for option in typing.get_args(kind) if option is not type(None)]
-    if typing.get_origin(kind) is tuple:
-        return lambda text: [_number(part) for part in text.split(",")]
-    plain = kind if not choices else choices[0]
-    return _truth if plain is bool else plain
-
-
-def _number(text: str) -> float | str:
-    try:
-        return float(text)
-    except ValueError:
-        return text.strip()
-
-
-def _truth(text: str) -> bool:
-    if text.lower() not in ("true", "false"):
-        raise argparse.ArgumentTypeError(f"expected true or false, got {text!r}")
-    return text.lower() == "true"
 
 
 def _recipe(arguments: argparse.Namespace) -> Recipe:
@@ -153,13 +111,7 @@ def _recipe(arguments: argparse.Namespace) -> Recipe:
         data = (
             {} if "model" in given else read_settings(Path(__file__).parent / "recipes" / "quickstart.yaml")
         )
-    for name, value in given.items():
-        section, _, setting = name.rpartition(".")
-        if section:
-            data[section] = {**(data.get(section) or {}), setting: value}
-        else:
-            data[setting] = value
-    return Recipe.from_dict(data)
+    return Recipe.from_dict(with_flags(data, given))
 
 
 def _quiet_libraries() -> None:

@@ -23,7 +23,7 @@ TOY = "toy"
 """Name of the bundled assistant, in the place of a model id or path."""
 
 
-def _setting(default: Any, text: str) -> Any:  # noqa: ANN401  (dataclasses.field returns Any)
+def setting(default: Any, text: str) -> Any:  # noqa: ANN401  (dataclasses.field returns Any)
     """A field with its one-line help."""
     return field(default=default, metadata={"help": text})
 
@@ -32,34 +32,34 @@ def _setting(default: Any, text: str) -> Any:  # noqa: ANN401  (dataclasses.fiel
 class Extraction:
     """How directions are measured."""
 
-    instructions: str | None = _setting(
+    instructions: str | None = setting(
         None, "JSONL file or Hub dataset; the model's own instructions by default"
     )
-    column: str = _setting("instruction", "column of that dataset with the instruction")
-    number: int = _setting(256, "instructions to measure on")
-    pooling: Literal["last", "response"] = _setting(
+    column: str = setting("instruction", "column of that dataset with the instruction")
+    number: int = setting(256, "instructions to measure on")
+    pooling: Literal["last", "response"] = setting(
         "last", "states to contrast: last (the paper's), or response"
     )
-    method: Literal["pca", "mean_difference", "centred_pca"] = _setting(
+    method: Literal["pca", "mean_difference", "centred_pca"] = setting(
         "pca", "pca, mean_difference or centred_pca"
     )
-    batch_size: int = _setting(32, "rows per forward pass")
+    batch_size: int = setting(32, "rows per forward pass")
 
 
 @dataclass(frozen=True)
 class Synthesis:
     """How the model writes its own instructions, or which ones stand in for them."""
 
-    instructions: str | None = _setting(
+    instructions: str | None = setting(
         None, "JSONL file or Hub dataset, in place of the model's own instructions"
     )
-    column: str = _setting("instruction", "column of that dataset with the instruction")
-    number: int = _setting(1000, "unique instructions to ask for")
-    temperature: float = _setting(1.0, "of the sampling")
-    top_p: float = _setting(1.0, "of the sampling")
-    max_new_tokens: int = _setting(128, "longest instruction")
-    batch_size: int = _setting(64, "rows per batch")
-    near_duplicates: bool = _setting(
+    column: str = setting("instruction", "column of that dataset with the instruction")
+    number: int = setting(1000, "unique instructions to ask for")
+    temperature: float = setting(1.0, "of the sampling")
+    top_p: float = setting(1.0, "of the sampling")
+    max_new_tokens: int = setting(128, "longest instruction")
+    batch_size: int = setting(64, "rows per batch")
+    near_duplicates: bool = setting(
         True, "keep near-duplicates; false drops them (not for templated languages)"
     )
 
@@ -68,80 +68,80 @@ class Synthesis:
 class Filter:
     """Which instructions are kept, and which criteria they serve."""
 
-    score: Literal["cosine", "dot", "standardized"] = _setting(
+    score: Literal["cosine", "dot", "standardized"] = setting(
         "standardized", "standardized (z-scores per criterion), cosine, or dot (the paper's)"
     )
-    keep: float = _setting(
+    keep: float = setting(
         0.8, "share of the instructions to keep, those with the highest score per criterion"
     )
-    criteria_per_instruction: int = _setting(1, "how many criteria an instruction may serve")
+    criteria_per_instruction: int = setting(1, "how many criteria an instruction may serve")
 
 
 @dataclass(frozen=True)
 class Tuning:
     """How control layers and strengths are chosen."""
 
-    reward: str | None = _setting(
+    reward: str | None = setting(
         None, "reward model id; none: strengths are half and minus a quarter of the KL bound"
     )
-    instructions: int = _setting(100, "instructions the reward may see")
-    samples: int = _setting(1, "answers per instruction and strength")
-    strengths: tuple[float, ...] = _setting((0.05, 0.1, 0.15, 0.2, 0.3, 0.4), "absolute strengths to try")
-    max_kl: float = _setting(1.0, "nats: 95th percentile of the per-token KL at the safe maximum")
+    instructions: int = setting(100, "instructions the reward may see")
+    samples: int = setting(1, "answers per instruction and strength")
+    strengths: tuple[float, ...] = setting((0.05, 0.1, 0.15, 0.2, 0.3, 0.4), "absolute strengths to try")
+    max_kl: float = setting(1.0, "nats: 95th percentile of the per-token KL at the safe maximum")
 
 
 @dataclass(frozen=True)
 class Pairs:
     """How both signs of a pair are sampled."""
 
-    per_instruction: int = _setting(1, "pairs drawn per instruction, each with its own seed")
-    noise: Literal["shared", "independent"] = _setting("shared", "shared (ours) or independent (the paper's)")
-    temperature: float = _setting(1.0, "of the sampling")
-    top_p: float = _setting(1.0, "of the sampling")
-    max_new_tokens: int = _setting(256, "longest answer")
-    batch_size: int = _setting(32, "instructions per batch")
-    shard: int = _setting(1024, "instructions per file; what an interruption can lose")
+    per_instruction: int = setting(1, "pairs drawn per instruction, each with its own seed")
+    noise: Literal["shared", "independent"] = setting("shared", "shared (ours) or independent (the paper's)")
+    temperature: float = setting(1.0, "of the sampling")
+    top_p: float = setting(1.0, "of the sampling")
+    max_new_tokens: int = setting(256, "longest answer")
+    batch_size: int = setting(32, "instructions per batch")
+    shard: int = setting(1024, "instructions per file; what an interruption can lose")
 
 
 @dataclass(frozen=True)
 class Training:
     """DPO on the pairs; None leaves the paper's setting (see Icon2DPOConfig)."""
 
-    beta: float | None = _setting(None, "inverse temperature of the implicit reward")
-    learning_rate: float | None = _setting(None, "peak learning rate")
-    epochs: float = _setting(1.0, "passes over the pairs")
-    max_steps: int = _setting(-1, "optimiser steps; overrides epochs if positive")
-    batch_size: int = _setting(8, "pairs per device and step")
-    accumulation: int = _setting(1, "batches per optimiser step")
-    max_length: int = _setting(1024, "longest prompt plus answer in tokens")
-    held_out: float = _setting(0.02, "share of the instructions whose pairs are held out")
-    evaluations: int = _setting(10, "evaluations on held-out pairs; training stops early when they get worse")
-    lora_rank: int = _setting(0, "rank of a LoRA adapter; 0 trains all weights")
+    beta: float | None = setting(None, "inverse temperature of the implicit reward")
+    learning_rate: float | None = setting(None, "peak learning rate")
+    epochs: float = setting(1.0, "passes over the pairs")
+    max_steps: int = setting(-1, "optimiser steps; overrides epochs if positive")
+    batch_size: int = setting(8, "pairs per device and step")
+    accumulation: int = setting(1, "batches per optimiser step")
+    max_length: int = setting(1024, "longest prompt plus answer in tokens")
+    held_out: float = setting(0.02, "share of the instructions whose pairs are held out")
+    evaluations: int = setting(10, "evaluations on held-out pairs; training stops early when they get worse")
+    lora_rank: int = setting(0, "rank of a LoRA adapter; 0 trains all weights")
 
 
 @dataclass(frozen=True)
 class Evaluation:
     """How the result is measured."""
 
-    prompts: str | None = _setting(
+    prompts: str | None = setting(
         None,
         "JSONL file or Hub dataset of held-out prompts; for the toy `validation` or its test set (default)",
     )
-    column: str = _setting("instruction", "column of that dataset with the prompt")
-    samples: int = _setting(1, "answers per prompt")
-    temperature: float = _setting(1.0, "of the sampling")
-    max_new_tokens: int = _setting(256, "longest answer")
-    batch_size: int = _setting(64, "rows per batch")
+    column: str = setting("instruction", "column of that dataset with the prompt")
+    samples: int = setting(1, "answers per prompt")
+    temperature: float = setting(1.0, "of the sampling")
+    max_new_tokens: int = setting(256, "longest answer")
+    batch_size: int = setting(64, "rows per batch")
 
 
 @dataclass(frozen=True)
 class Recipe:
     """Everything that determines a run but its output folder."""
 
-    model: str = _setting(TOY, "model id or path; `toy` is the bundled assistant")
-    revision: str | None = _setting(None, "commit, tag or branch of the model")
-    seed: int = _setting(0, "of everything that is random")
-    criteria: tuple[Criterion, ...] = _setting(DEFAULT_CRITERIA[1:], "criteria to align to")
+    model: str = setting(TOY, "model id or path; `toy` is the bundled assistant")
+    revision: str | None = setting(None, "commit, tag or branch of the model")
+    seed: int = setting(0, "of everything that is random")
+    criteria: tuple[Criterion, ...] = setting(DEFAULT_CRITERIA[1:], "criteria to align to")
     extraction: Extraction = field(default_factory=Extraction)
     synthesis: Synthesis = field(default_factory=Synthesis)
     filter: Filter = field(default_factory=Filter)
@@ -182,15 +182,12 @@ class Recipe:
     def from_dict(cls, data: Mapping[str, Any]) -> Recipe:
         """Builds a recipe from plain data; missing settings keep their defaults, unknown ones are refused."""
         values = dict(data)
-        for name, section in sections().items():
-            if name in values:
-                values[name] = _build(section, {} if values[name] is None else values[name], f"{name}.")
         if "criteria" in values:
             items = values["criteria"]
             values["criteria"] = tuple(
                 _criterion(item) for item in (items if isinstance(items, (list, tuple)) else [items])
             )
-        recipe: Recipe = _build(cls, values, "")
+        recipe: Recipe = build(cls, values)
         return recipe
 
     @classmethod
@@ -199,10 +196,27 @@ class Recipe:
         return cls.from_dict(read_settings(path))
 
 
-def sections() -> dict[str, type[Any]]:
-    """The recipe's sections by name."""
-    factories: dict[str, Any] = {item.name: item.default_factory for item in dataclasses.fields(Recipe)}
+def sections(kind: type = Recipe) -> dict[str, type[Any]]:
+    """The sections of a recipe's dataclass by name."""
+    factories: dict[str, Any] = {item.name: item.default_factory for item in dataclasses.fields(kind)}
     return {name: factory for name, factory in factories.items() if isinstance(factory, type)}
+
+
+def build(kind: type, data: Mapping[str, Any]) -> Any:  # noqa: ANN401  (an instance of `kind`)
+    """A recipe's dataclass from plain data; missing settings keep their defaults, unknown ones are refused.
+
+    Args:
+        kind: Frozen dataclass whose fields are settings, or sections of settings.
+        data: Settings by name, and by name of their section.
+
+    Raises:
+        ValueError: For an unknown setting or a value of another type.
+    """
+    values = dict(data)
+    for name, section in sections(kind).items():
+        if name in values:
+            values[name] = _build(section, {} if values[name] is None else values[name], f"{name}.")
+    return _build(kind, values, "")
 
 
 def read_settings(path: str | Path) -> dict[str, Any]:
@@ -215,11 +229,7 @@ def read_settings(path: str | Path) -> dict[str, Any]:
     else:
         import yaml
 
-        broken = (
-            yaml.YAMLError,
-            ValueError,
-            RecursionError,
-        )  # ValueError: bytes, numbers or dates that are none
+        broken = (yaml.YAMLError, ValueError, RecursionError)  # ValueError: bytes or dates that are none
         try:
             data = yaml.safe_load(read_limited(source, 2**18).decode("utf-8"))
         except broken as error:

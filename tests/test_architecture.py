@@ -33,7 +33,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "judges": GROUND,
     "evaluation": set(),
     "toy": set(),
-    "distillation": GROUND | {"directions", "steering", "synthesis", "judges", "trainers"},
+    "distillation": GROUND | {"directions", "steering", "synthesis", "judges", "trainers", "recipe"},
 }
 ROOMS = set(MAY_IMPORT)
 MAY_IMPORT |= {
@@ -56,7 +56,15 @@ ONLY_IN = {
     "gradio": {"playground"},
 }
 # Loaded by `import hf_icon2` or `hf-icon2 --help`, or promised to be readable without torch.
-WITHOUT_TORCH = {"__init__", "__main__", "cli", "criteria", "recipe", "directions/config"}
+WITHOUT_TORCH = {
+    "__init__",
+    "__main__",
+    "cli",
+    "criteria",
+    "recipe",
+    "directions/config",
+    "distillation/recipe",
+}
 
 
 def runtime_imports(node: ast.AST, package: tuple[str, ...]) -> Iterator[str]:

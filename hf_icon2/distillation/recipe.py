@@ -1,0 +1,92 @@
+"""All settings of a distillation as frozen dataclasses. Needs no torch; flags are generated from the fields."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from hf_icon2.recipe import TOY, build, setting
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the student answers."""
+
+    samples: int = setting(5, "responses sampled per prompt")
+    keep: int = setting(4, "of these the most different are kept")
+    temperature: float = setting(1.0, "of the sampling")
+    top_p: float = setting(0.95, "of the sampling")
+    max_new_tokens: int = setting(256, "longest response")
+    batch_size: int = setting(16, "prompts per batch")
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """What the teacher's preference is made of."""
+
+    alpha: float = setting(0.5, "weight of the likelihood; the rest is the selection probability")
+    system: str | None = setting(None, "system prompt that the teacher reads the conversation under")
+    endpoint: str | None = setting(
+        None, "address of an OpenAI-compatible endpoint that selects, in place of the teacher"
+    )
+    endpoint_model: str | None = setting(None, "name of the model at the endpoint")
+
+
+@dataclass(frozen=True)
+class Training:
+    """How the student learns; see PADConfig."""
+
+    loss_type: Literal["ppd", "vpd"] = setting("ppd", "ppd: distribution over orderings; vpd: one ordering")
+    student_temperature: float = setting(0.1, "divides the student's mean log-probabilities")
+    teacher_temperature: float = setting(0.1, "divides the teacher's scores")
+    group_size: int | None = setting(None, "responses compared at a time, if fewer than are kept")
+    learning_rate: float = setting(8e-7, "peak learning rate")
+    epochs: float = setting(1.0, "passes over the prompts of a round")
+    batch_size: int = setting(8, "prompts per device and step")
+    accumulation: int = setting(1, "batches per optimiser step")
+    max_length: int = setting(2048, "longest prompt plus response in tokens; longer rows are left out")
+    lora_rank: int = setting(0, "rank of a LoRA adapter; 0 trains all weights")
+
+
+@dataclass(frozen=True)
+class DistillationRecipe:
+    """Everything that determines a distillation but its output folder."""
+
+    student: str = setting(TOY, "model id or path; `toy` is the bundled student")
+    teacher: str | None = setting(TOY, "model id or path; `toy` is the bundled assistant")
+    prompts: str | None = setting(
+        None, "JSONL file or Hub dataset; the toy's training instructions by default"
+    )
+    column: str = setting("prompt", "column of that dataset with the prompt")
+    number: int | None = setting(None, "prompts to use; all by default")
+    rounds: int = setting(1, "times that the updated student answers again")
+    seed: int = setting(0, "of everything that is random")
+    sampling: Sampling = field(default_factory=Sampling)
+    scoring: Scoring = field(default_factory=Scoring)
+    training: Training = field(default_factory=Training)
+
+    def __post_init__(self) -> None:
+        checks = {
+            "rounds must be at least 1": self.rounds >= 1,
+            "sampling.keep must be 2 to sampling.samples": 2 <= self.sampling.keep <= self.sampling.samples,
+            "scoring.alpha must be 0 to 1": 0 <= self.scoring.alpha <= 1,
+            "prompts are needed for a student that is not the toy": self.prompts is not None
+            or self.student == TOY,
+        }
+        for sentence, holds in checks.items():
+            if not holds:
+                raise ValueError(f"{sentence}; change the recipe")
+
+    def to_dict(self) -> dict[str, Any]:
+        """The recipe as plain JSON data."""
+        data: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
+        return data
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> DistillationRecipe:
+        """Builds a recipe from plain data; missing settings keep their defaults, unknown ones are refused."""
+        recipe: DistillationRecipe = build(cls, data)
+        return recipe

@@ -1,0 +1,135 @@
+"""`hf-icon2 distill`: rounds of sampling, scoring and training, killed and taken up, and what is refused."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+from hf_icon2.cli import main
+from hf_icon2.commands.flags import with_flags
+from hf_icon2.distillation.candidates import sample_candidates
+from hf_icon2.distillation.recipe import DistillationRecipe
+from hf_icon2.loading import load_model, load_tokenizer
+from hf_icon2.recipe import read_settings, sections
+from hf_icon2.steering.decoding import Sampling
+from hf_icon2.storage import read_json_lines
+
+HERE = Path(__file__).parent
+RECIPES = HERE.parent / "hf_icon2" / "recipes"
+
+
+@pytest.fixture(scope="module")
+def command(tiny_llama_dir, tiny_model, tiny_tokenizer, tmp_path_factory):
+    """Arguments of a small distillation between two random models, without its output."""
+    folder = tmp_path_factory.mktemp("distil")
+    tiny_model("llama", seed=5).save_pretrained(folder / "teacher")
+    tiny_tokenizer.save_pretrained(folder / "teacher")
+    prompts = [{"prompt": f"Question {number}, please?"} for number in range(6)]
+    (folder / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in prompts))
+    flags = {
+        "student": tiny_llama_dir,
+        "teacher": folder / "teacher",
+        "prompts": folder / "prompts.jsonl",
+        "rounds": 2,
+        "sampling.samples": 3,
+        "sampling.keep": 3,
+        "sampling.max_new_tokens": 8,
+        "training.learning_rate": 1e-3,
+        "training.batch_size": 2,
+        "training.student_temperature": 1.0,
+    }
+    return ["distill", *(part for name, value in flags.items() for part in (f"--{name}", str(value)))]
+
+
+@pytest.fixture(scope="module")
+def finished(command, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "one"
+    assert main([*command, "--output", str(folder)]) == 0
+    return folder
+
+
+def weights(folder):
+    return load_file(folder / "round-2" / "model" / "model.safetensors")
+
+
+def test_each_round_begins_with_the_student_of_the_round_before(finished, command, capsys):
+    """The second round's candidates are those that the first round's student gives, sampled here once more."""
+    student = finished / "round-1" / "model"
+    rows = read_json_lines(finished / "round-2" / "scored.jsonl")
+    drawn = sample_candidates(
+        load_model(str(student)),
+        load_tokenizer(str(student)),
+        [f"Question {number}, please?" for number in range(6)],
+        samples=3,
+        keep=3,
+        sampling=Sampling(8, 1.0, 0.95),
+        seed=1_000_003,
+        show_progress=False,
+    )
+    assert [row["responses"] for row in rows] == drawn["responses"][:]
+    assert all(len(row["scores"]) == len(row["selection"]) == len(row["mean_log_probs"]) == 3 for row in rows)
+    model = AutoModelForCausalLM.from_pretrained(finished / "round-2" / "model")
+    assert not torch.equal(model.lm_head.weight, load_model(str(student)).lm_head.weight)
+    card = (finished / "round-2" / "model" / "README.md").read_text()
+    assert "preference-aligned distillation" in card
+    assert f"{len(rows)} prompts with 3 responses each" in card
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_in_every_stage_ends_with_the_same_student(finished, command, tmp_path):
+    order = {
+        "arguments": [*command, "--output", str(tmp_path / "run")],
+        "kill_at": ["recipe.json", "round-1/scored.jsonl", "round-1/done", "round-2/scored.jsonl"],
+        "output": str(tmp_path / "run"),
+    }
+    said = subprocess.run(
+        [sys.executable, HERE / "killing.py", json.dumps(order)], capture_output=True, text=True, timeout=300
+    )
+    result = json.loads(said.stdout.strip().splitlines()[-1])
+    assert result["last"] == 0, said.stderr
+    assert [status for _, status in result["killed"]] == [-9] * len(result["killed"])
+    assert len(result["killed"]) >= 3
+    ours, theirs = weights(tmp_path / "run"), weights(finished)
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_another_recipe_in_the_same_folder_is_refused(finished, command, capsys):
+    assert main([*command, "--output", str(finished), "--scoring.alpha", "1.0"]) == 1
+    assert "holds a run with another recipe (see scoring)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--rounds", "0"], "rounds must be at least 1"),
+        (["--sampling.keep", "9"], "sampling.keep must be 2 to sampling.samples"),
+        (
+            ["--student", "x", "--scoring.alpha", "0.5"],
+            "prompts are needed for a student that is not the toy",
+        ),
+        (["--student", "/no/such", "--prompts", "/no/file.jsonl"], "there is no file /no/file.jsonl"),
+    ],
+)
+def test_settings_that_make_no_sense_are_a_sentence(tmp_path, capsys, flags, message):
+    assert main(["distill", "--output", str(tmp_path / "run"), *flags]) == 1
+    said = capsys.readouterr().err
+    assert message in said
+    assert "Traceback" not in said
+
+
+def test_the_bundled_recipe_is_a_recipe_and_every_setting_says_what_it_is():
+    recipe = DistillationRecipe.from_dict(read_settings(RECIPES / "pad.yaml"))
+    assert recipe.scoring.alpha == 1.0
+    assert recipe.training.learning_rate == 3e-4
+    for kind in sections(DistillationRecipe).values():
+        assert all(item.metadata["help"] for item in kind.__dataclass_fields__.values())
+
+
+def test_flags_win_over_the_file():
+    merged = with_flags({"rounds": 2, "sampling": {"keep": 3}}, {"sampling.samples": 6, "rounds": 1})
+    assert merged == {"rounds": 1, "sampling": {"keep": 3, "samples": 6}}
