@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 _HOME = {
+    "ChatLetterJudge": "judges.chat_letters",
     "Criterion": "criteria",
     "DEFAULT_CRITERIA": "criteria",
     "DirectionVectorConfig": "directions.config",
@@ -21,6 +22,9 @@ _HOME = {
     "Icon2LogitsProcessor": "steering.logits",
     "Icon2PreferenceBuilder": "synthesis.icon2_preferences",
     "Icon2PreferenceConfig": "synthesis.icon2_preferences",
+    "LetterJudge": "judges.letters",
+    "PADConfig": "trainers.pad",
+    "PADTrainer": "trainers.pad",
     "Recipe": "recipe",
     "export_gguf": "interchange.gguf_files",
     "export_lm_eval": "interchange.lm_eval_file",
@@ -33,7 +37,9 @@ _HOME = {
     "make_steerable": "steering.generation",
     "push_pairs_to_hub": "synthesis.publishing",
     "run_recipe": "pipeline.run",
+    "sample_candidates": "distillation.candidates",
     "save_pairs": "synthesis.publishing",
+    "score_candidates": "distillation.teacher",
     "score_consistency": "synthesis.consistency",
     "steer": "steering.hooks",
     "steered_generate": "steering.generation",
@@ -47,11 +53,15 @@ if TYPE_CHECKING:
     from hf_icon2.directions.config import DirectionVectorConfig as DirectionVectorConfig
     from hf_icon2.directions.extraction import extract_directions as extract_directions
     from hf_icon2.directions.vectors import DirectionVectors as DirectionVectors
+    from hf_icon2.distillation.candidates import sample_candidates as sample_candidates
+    from hf_icon2.distillation.teacher import score_candidates as score_candidates
     from hf_icon2.interchange.gguf_files import export_gguf as export_gguf
     from hf_icon2.interchange.imported import import_gguf as import_gguf
     from hf_icon2.interchange.imported import import_repeng as import_repeng
     from hf_icon2.interchange.lm_eval_file import export_lm_eval as export_lm_eval
     from hf_icon2.interchange.peft_adapter import export_peft as export_peft
+    from hf_icon2.judges.chat_letters import ChatLetterJudge as ChatLetterJudge
+    from hf_icon2.judges.letters import LetterJudge as LetterJudge
     from hf_icon2.pipeline.run import run_recipe as run_recipe
     from hf_icon2.recipe import Recipe as Recipe
     from hf_icon2.steering.generation import Icon2GenerationMixin as Icon2GenerationMixin
@@ -70,6 +80,8 @@ if TYPE_CHECKING:
     from hf_icon2.synthesis.tuning import tune as tune
     from hf_icon2.trainers.config import Icon2DPOConfig as Icon2DPOConfig
     from hf_icon2.trainers.dpo import Icon2DPOTrainer as Icon2DPOTrainer
+    from hf_icon2.trainers.pad import PADConfig as PADConfig
+    from hf_icon2.trainers.pad import PADTrainer as PADTrainer
 
 __all__ = sorted(["__version__", *_HOME])
 
@@ -79,6 +91,7 @@ _EXTRA_OF = {
     "peft": "peft",
     "matplotlib": "report",
     "gguf": "gguf",
+    "rapidfuzz": "distill",
     "gradio": "playground",
 }
 

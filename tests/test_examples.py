@@ -117,6 +117,37 @@ def test_the_training_script_runs_under_accelerate_launch(tiny_llama_dir, tmp_pa
     assert (tmp_path / "out" / "model.safetensors").is_file()
 
 
+@pytest.mark.parametrize("teacher", [False, True])
+def test_the_distillation_script_takes_scores_or_a_teacher(run_example, tiny_llama_dir, tmp_path, teacher):
+    rows = [
+        {
+            "prompt": [{"role": "user", "content": f"What is number {index}?"}],
+            "responses": [
+                [{"role": "assistant", "content": f"{index} {word}"}] for word in ("a", "bc", "def")
+            ],
+        }
+        | ({} if teacher else {"scores": [0.1, -0.2, 0.3]})
+        for index in range(6)
+    ]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    flags = {
+        "model_name_or_path": tiny_llama_dir,
+        "dataset_name": tmp_path / "rows.jsonl",
+        "output_dir": tmp_path / "out",
+        "max_steps": 2,
+        "learning_rate": 1e-3,
+        "report_to": "none",
+        "use_cpu": True,
+        **({"teacher": tiny_llama_dir} if teacher else {}),
+    }
+    printed = run_example(
+        "train_pad", *(text for key, value in flags.items() for text in (f"--{key}", value))
+    )
+    assert f"saved to {tmp_path / 'out'}" in printed
+    assert (tmp_path / "out" / "model.safetensors").is_file()
+    assert "preference-aligned distillation" in (tmp_path / "out" / "README.md").read_text()
+
+
 def test_every_way_to_steer_gives_the_same_answer(run_example):
     printed = run_example("steer_and_generate")
     answer = dict((line[:18].strip(), line[19:]) for line in printed.splitlines())

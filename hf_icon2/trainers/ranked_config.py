@@ -42,7 +42,7 @@ class RankedConfig(_BaseConfig):
         default=None,
         metadata={"help": "Responses compared at a time; rows with more are split into random groups."},
     )
-    model_init_kwargs: dict[str, Any] | None = field(
+    model_init_kwargs: dict[str, Any] | str | None = field(
         default=None, metadata={"help": "For from_pretrained of models given by id or path."}
     )
 

@@ -13,11 +13,12 @@ def name_of(model: Any) -> str | None:  # noqa: ANN401 - a model or an adapter a
     return str(model.config._name_or_path) or None
 
 
-def loaded(model: str | PreTrainedModel, settings: dict[str, Any] | None) -> PreTrainedModel:
+def loaded(model: str | PreTrainedModel, settings: dict[str, Any] | str | None) -> PreTrainedModel:
     """The model itself, or the one of an id or path, with `settings` for `from_pretrained`."""
     if not isinstance(model, str):
         return model
-    found: PreTrainedModel = create_model_from_path(model, **(settings or {}))
+    options = settings if isinstance(settings, dict) else {}  # TRL's parser makes a dict of a text
+    found: PreTrainedModel = create_model_from_path(model, **options)
     return found
 
 
