@@ -54,6 +54,7 @@ ONLY_IN = {
     "matplotlib": {"evaluation/plots"},
     "gguf": {"interchange/gguf_files"},
     "gradio": {"playground"},
+    "rapidfuzz": {"distillation/diversity"},
 }
 # Loaded by `import hf_icon2` or `hf-icon2 --help`, or promised to be readable without torch.
 WITHOUT_TORCH = {

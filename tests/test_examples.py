@@ -148,6 +148,15 @@ def test_the_distillation_script_takes_scores_or_a_teacher(run_example, tiny_lla
     assert "preference-aligned distillation" in (tmp_path / "out" / "README.md").read_text()
 
 
+def test_the_distilled_student_answers_better(run_example, tmp_path):
+    printed = run_example(
+        "distil_a_student", "--prompts", 160, "--epochs", 3, "--output", tmp_path / "student"
+    )
+    before, after = (float(line.split()[-1]) for line in printed.splitlines() if ": 0." in line)
+    assert after > before + 0.05
+    assert (tmp_path / "student" / "model.safetensors").is_file()
+
+
 def test_every_way_to_steer_gives_the_same_answer(run_example):
     printed = run_example("steer_and_generate")
     answer = dict((line[:18].strip(), line[19:]) for line in printed.splitlines())
