@@ -202,6 +202,30 @@ def test_strength_zero_gives_bit_identical_scores(plain, model, prompts, steerin
     assert all(torch.equal(*pair) for pair in zip(steered, without, strict=True))
 
 
+@pytest.mark.parametrize("positions", ["last", "all"])
+def test_prompts_padded_on_the_right_are_refused_where_steering_is_asked_for(model, directions, positions):
+    ids, mask = pad_batch([[1, 50, 60, 70], [1, 9]], 0, side="right")
+    with pytest.raises(ValueError, match="padded on the right; generation needs padding_side='left'"):
+        model.generate(ids, attention_mask=mask, steering=STEERING, positions=positions)
+    with pytest.raises(ValueError, match="padded on the right"):
+        model.generate(
+            ids,
+            attention_mask=mask,
+            max_new_tokens=NEW,
+            custom_generate=steered_generate,
+            directions=directions,
+            steering=STEERING,
+        )
+
+
+def test_directions_no_longer_fit_a_model_that_lost_layers(tiny_model, directions):
+    model = make_steerable(tiny_model("llama"), directions)
+    model.model.layers = model.model.layers[:3]
+    model.config.num_hidden_layers = 3
+    with pytest.raises(ValueError, match="number of layers 4, this model has 3; extract directions"):
+        model.generate(torch.tensor([[1, 50, 60]]), steering=STEERING, max_new_tokens=2)
+
+
 def test_without_a_prompt_the_start_token_is_steered(model):
     settings = {"max_new_tokens": NEW, "min_new_tokens": NEW, "do_sample": False}
     found = model.generate(steering=STEERING, **settings)
@@ -209,6 +233,26 @@ def test_without_a_prompt_the_start_token_is_steered(model):
 
 
 # every way of asking
+
+
+def test_threads_that_steer_a_new_model_first_at_the_same_time_all_do(tiny_model, model, directions):
+    prompt = torch.tensor(prompts_of(7))
+    expected = model.generate(prompt, max_new_tokens=NEW, do_sample=False, steering=STEERING).tolist()
+    new, found, together = tiny_model("llama"), [], threading.Barrier(8)
+
+    def run():
+        together.wait()
+        steerable = make_steerable(new, directions)
+        answer = steerable.generate(prompt, max_new_tokens=NEW, do_sample=False, steering=STEERING)
+        found.append(answer.tolist())
+
+    threads = [threading.Thread(target=run) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == [expected] * 8
+    assert [len(block._forward_hooks) for block in new.model.layers] == [1] * 4
 
 
 def test_four_threads_that_generate_and_stream_get_the_sequential_answers(model):

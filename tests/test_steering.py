@@ -156,6 +156,23 @@ def test_each_row_may_have_a_start_of_its_own(model, directions, side, splits):
         torch.testing.assert_close(together[row, mask[row].bool()], alone[0], atol=2e-3, rtol=1e-4)
 
 
+@pytest.mark.parametrize("start", [-1, 1.5, [0, -1], [0.0, 1.0], [True, False], [[0, 1]], []])
+def test_a_start_that_is_no_column_is_refused(model, directions, start):
+    with (
+        pytest.raises(ValueError, match=r"counted from 0, or one per row; got .* give prompt_length - 1"),
+        steer(model, directions, STEERING, start=start),
+    ):
+        pass
+
+
+def test_what_are_no_directions_is_refused_by_its_type(model):
+    with (
+        pytest.raises(TypeError, match=r"expected DirectionVectors, got str; load them with"),
+        steer(model, "me/directions", STEERING),
+    ):
+        pass
+
+
 def test_starts_for_another_number_of_rows_are_refused(model, directions):
     with (
         steer(model, directions, STEERING, start=[1, 2]),

@@ -70,7 +70,7 @@ def generate_variants(
     ends = set(stop_ids) | _end_ids(model)
     inner, (trunk, state) = unwrap(model), steered_trunk(model)
     if directions is not None:
-        directions.check_model(state.hidden_size, state.num_layers)
+        state.check(directions)
     flat = [*chain(*variants)], [*chain(*seeds)], [*chain(*limits)]
     tasks = Tasks(prompts, directions, *flat, ends, progress)
     if shares_prefill(inner):

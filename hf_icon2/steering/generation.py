@@ -15,7 +15,8 @@ from hf_icon2.blocks import unwrap
 from hf_icon2.directions.vectors import DirectionVectors
 from hf_icon2.steering.batching import ContinuousBatchingMixin, config_of
 from hf_icon2.steering.guidance import steer_guidance
-from hf_icon2.steering.hooks import default_directions, steering_state
+from hf_icon2.steering.hooks import changing_models, default_directions, steering_state
+from hf_icon2.steering.masks import check_left_padding
 from hf_icon2.steering.plans import Plan, Positions, Steering, plan_steering, reach
 from hf_icon2.steering.state import SteeringState
 
@@ -42,7 +43,7 @@ class Icon2GenerationMixin(ContinuousBatchingMixin):
             **kwargs: As for `GenerationMixin.generate`.
 
         Raises:
-            ValueError: For an unknown criterion or the wrong number of rows, before the model runs.
+            ValueError: For an unknown criterion, the wrong number of rows or right padding, before the model runs.
         """
         if kwargs.get("directions") is not None:  # custom_generate=steered_generate brings its own
             brought: dict[str, Any] = {} if positions == "last" else {"positions": positions}
@@ -53,6 +54,7 @@ class Icon2GenerationMixin(ContinuousBatchingMixin):
         if steering is None:
             return super().generate(*args, **kwargs)  # type: ignore[misc]
         _refuse_what_hides_the_prompt(config, kwargs)
+        check_left_padding(kwargs.get("attention_mask"))
         state = steering_state(self)  # type: ignore[arg-type]
         rows, columns = _prompt_shape(args, kwargs)
         columns += _virtual_tokens(self)
@@ -94,11 +96,12 @@ def make_steerable(model: Model, directions: DirectionVectors) -> Model:
         ValueError: If the directions belong to a model of another shape, or the architecture is unsupported.
     """
     state = steering_state(model)
-    directions.check_model(state.hidden_size, state.num_layers)
+    state.check(directions)
     state.directions = directions
     inner = unwrap(model)
-    if not isinstance(inner, Icon2GenerationMixin):
-        inner.__class__ = _steerable_class(type(inner))
+    with changing_models:
+        if not isinstance(inner, Icon2GenerationMixin):
+            inner.__class__ = _steerable_class(type(inner))
     return model
 
 
@@ -146,9 +149,10 @@ def steered_generate(
         streamer.put(input_ids.cpu())  # what generate() does for its own; `skip_prompt` counts on it
     if steering is None:
         return decode(model, input_ids, **arguments)
+    check_left_padding(model_kwargs.get("attention_mask"))
     state = steering_state(model)
     directions = directions or default_directions(model)
-    directions.check_model(state.hidden_size, state.num_layers)
+    state.check(directions)
     copies = max(generation_config.num_beams or 1, generation_config.num_return_sequences or 1)
     prompts = input_ids.shape[0] // copies
     columns = input_ids.shape[1] + _virtual_tokens(model)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -17,8 +18,11 @@ from torch import Tensor, nn
 
 from hf_icon2.blocks import Blocks, block_output, find_blocks, unwrap
 from hf_icon2.directions.vectors import DirectionVectors
-from hf_icon2.steering.plans import Steering, plan_steering
+from hf_icon2.steering.plans import Start, Steering, plan_steering
 from hf_icon2.steering.state import SteeringState as SteeringState
+
+# Held while a model is changed: threads that steer it first at the same time must not undo each other's hooks.
+changing_models = threading.Lock()
 
 
 class _TrunkHook:
@@ -70,9 +74,20 @@ def steering_state(model: nn.Module) -> SteeringState:
     Raises:
         ValueError: If the model's blocks cannot be steered (see `find_blocks`).
     """
-    state = installed_state(model)
-    if state is not None and _all_blocks_hooked(model, state):
+    state = _intact_state(model)
+    if state is not None:
         return state
+    with changing_models:
+        return _intact_state(model) or _renew_hooks(model)
+
+
+def _intact_state(model: nn.Module) -> SteeringState | None:
+    state = installed_state(model)
+    return state if state is not None and _all_blocks_hooked(model, state) else None
+
+
+def _renew_hooks(model: nn.Module) -> SteeringState:
+    state = installed_state(model)
     _remove_hooks(model)
     blocks = find_blocks(unwrap(model))  # soft prompts too: their own generate() may well be steered
     size = len(blocks.layers)
@@ -92,11 +107,12 @@ def default_directions(model: Any) -> DirectionVectors:  # noqa: ANN401
     """The directions that `make_steerable` gave a model.
 
     Raises:
-        ValueError: If it has none.
+        ValueError: If it has none, or if its blocks are not as many as they were.
     """
     state = installed_state(model)
     if state is None or state.directions is None:
         raise ValueError("this model has no directions; call make_steerable(model, directions) first")
+    state.check(state.directions)  # layers may have been taken out since
     return state.directions
 
 
@@ -110,7 +126,7 @@ def steered_trunk(model: nn.Module) -> tuple[nn.Module, SteeringState]:
 
 def _hooked_trunk(model: nn.Module) -> tuple[nn.Module, SteeringState] | None:
     for module in unwrap(model).modules():
-        for hook in module._forward_pre_hooks.values():
+        for hook in tuple(module._forward_pre_hooks.values()):  # another thread may be adding its own
             if isinstance(hook, _TrunkHook):
                 return module, hook.state
     return None
@@ -170,11 +186,26 @@ def steer(
             (B,), as for prompts of several lengths that are padded on the right. All by default.
 
     Raises:
-        ValueError: For an unknown criterion, directions of another model, or an unsupported architecture.
+        TypeError: If `directions` are none, or a strength is not a number.
+        ValueError: For an unknown criterion, directions of another model, an unsupported architecture, or a
+            start that is no column.
     """
     state = steering_state(model)
-    directions.check_model(state.hidden_size, state.num_layers)
-    first = start if start is None or isinstance(start, int) else torch.as_tensor(start)
-    plan = plan_steering(directions, steering, start=first, masked=True)
+    state.check(directions)
+    plan = plan_steering(directions, steering, start=_first_columns(start), masked=True)
     with state.active(plan), state.open_block():
         yield
+
+
+def _first_columns(start: int | Sequence[int] | Tensor | None) -> Start:
+    """One column for all rows, or one per row, (B,); later passes may follow, so none counts from the end."""
+    if start is None:
+        return None
+    columns = torch.as_tensor(start)
+    whole = not columns.is_floating_point() and columns.dtype != torch.bool
+    if not whole or columns.dim() > 1 or bool((columns < 0).any()):
+        raise ValueError(
+            f"start must be a column of the sequence, counted from 0, or one per row; got {start!r}. For the last "
+            "token of a prompt give prompt_length - 1"
+        )
+    return columns if columns.dim() else int(columns)

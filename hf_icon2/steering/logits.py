@@ -13,6 +13,7 @@ from transformers import DynamicCache, LogitsProcessor
 from hf_icon2.blocks import find_blocks, unwrap
 from hf_icon2.directions.vectors import DirectionVectors
 from hf_icon2.steering.hooks import steering_state
+from hf_icon2.steering.masks import check_left_padding
 from hf_icon2.steering.plans import Plan, Steering, plan_steering
 from hf_icon2.steering.separate_runs import shares_prefill
 
@@ -49,13 +50,12 @@ class Icon2LogitsProcessor(LogitsProcessor):
     ) -> None:
         if not math.isfinite(guidance_scale):
             raise ValueError(f"guidance_scale must be finite, got {guidance_scale}")
-        if attention_mask is not None and not bool(attention_mask[:, -1].all()):
-            raise ValueError("the prompts are padded on the right; generation needs padding_side='left'")
+        check_left_padding(attention_mask)
         self._model = unwrap(model)
         self._shares_prefill = shares_prefill(self._model)
         self._state = steering_state(model)
         self._trunk = find_blocks(model).trunk
-        directions.check_model(self._state.hidden_size, self._state.num_layers)
+        self._state.check(directions)
         rows = None if attention_mask is None else len(attention_mask)
         self._vectors = plan_steering(directions, steering, start=None, masked=False, rows=rows).vectors
         self._prompts = rows or (1 if isinstance(steering, Mapping) else len(steering))

@@ -50,6 +50,12 @@ def real_tokens(mask: object, tokens: int, past: object | None) -> Tensor | None
     )
 
 
+def check_left_padding(mask: object) -> None:
+    """Raises ValueError where prompts are padded on the right: generation goes on from their last column."""
+    if isinstance(mask, Tensor) and mask.dim() == 2 and not bool(mask[:, -1:].all()):
+        raise ValueError("the prompts are padded on the right; generation needs padding_side='left'")
+
+
 def _plainest(masks: Mapping[str, object]) -> object:
     """One of the masks: padding is in all of them, but a window may cut one."""
     for name in ("full_attention", *masks):

@@ -34,6 +34,15 @@ class SteeringState:
         self._open_blocks = 0
         self.steered_elsewhere = False
 
+    def check(self, directions: DirectionVectors) -> None:
+        """Raises TypeError for what are no directions, ValueError for those of a model of another shape."""
+        if not isinstance(directions, DirectionVectors):
+            raise TypeError(
+                f"expected DirectionVectors, got {type(directions).__name__}; load them with "
+                "DirectionVectors.from_pretrained(folder or repo)"
+            )
+        directions.check_model(self.hidden_size, self.num_layers)
+
     @property
     def plan(self) -> Plan | None:
         """The plan of this thread, None while nothing is steered."""
