@@ -5,6 +5,7 @@ import copy
 import json
 import random
 import struct
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,6 +14,9 @@ import pytest
 import torch
 from gguf import GGUFReader, GGUFWriter
 from transformers import GraniteConfig, GraniteForCausalLM
+
+sys.path.insert(0, str(Path(__file__).parent))
+from zoo_models import zoo_model
 
 import hf_icon2
 from hf_icon2 import (
@@ -25,6 +29,7 @@ from hf_icon2 import (
     make_steerable,
     steer,
 )
+from hf_icon2.blocks import find_blocks
 from hf_icon2.cli import main
 from hf_icon2.prompts import pad_batch
 
@@ -322,6 +327,18 @@ def test_a_file_name_becomes_the_name_of_a_criterion(tmp_path, tiny_llama, repen
 def test_a_model_can_be_named_by_its_folder(tmp_path, tiny_llama_dir, repeng_vector):
     repeng_vector.export_gguf(tmp_path / "happy.gguf")
     assert import_gguf(tmp_path / "happy.gguf", str(tiny_llama_dir)).config.base_model == str(tiny_llama_dir)
+
+
+def test_blocks_are_counted_as_they_are_found_where_each_holds_two_layers(
+    tmp_path, tiny_model, random_directions
+):
+    model = zoo_model("longcat_flash")
+    directions = random_directions(tiny_model("llama", hidden_size=model.config.hidden_size))
+    model.save_pretrained(tmp_path / "model")
+    directions.attach_to(tmp_path / "model")
+    again = import_gguf(export_gguf(directions, STEERING, tmp_path / "vectors.gguf"), model)
+    assert model.config.num_hidden_layers == 8
+    assert again.config.num_layers == len(find_blocks(model).layers) == 4
 
 
 def test_vectors_that_do_not_fit_the_model_are_refused(tmp_path, tiny_llama, tiny_model, repeng_vector):

@@ -4,7 +4,7 @@ Nothing here knows about criteria or directions. "Layer" is the 0-based index of
 layer is that block's output, before any final norm.
 """
 
-from hf_icon2.blocks.finding import Blocks, find_blocks, refuse_soft_prompt, unwrap
+from hf_icon2.blocks.finding import Blocks, find_blocks, number_of_blocks, refuse_soft_prompt, unwrap
 from hf_icon2.blocks.probe import input_device, ordinary_ids, same_states
 from hf_icon2.blocks.reading import block_output, evaluating, read_states
 
@@ -14,6 +14,7 @@ __all__ = [
     "evaluating",
     "find_blocks",
     "input_device",
+    "number_of_blocks",
     "ordinary_ids",
     "read_states",
     "refuse_soft_prompt",

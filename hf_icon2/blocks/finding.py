@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from hf_icon2.blocks.probe import Unsupported, probe
@@ -83,13 +83,19 @@ def find_blocks(model: nn.Module) -> Blocks:
     return blocks
 
 
+def number_of_blocks(config: PreTrainedConfig) -> int:
+    """How many decoder blocks a model's configuration says it has; 0 where it does not say."""
+    text = config.get_text_config(decoder=True)
+    # LongCat's blocks hold two layers each, and its `num_layers` counts the blocks.
+    count: int = getattr(text, "num_layers", getattr(text, "num_hidden_layers", 0))
+    return count
+
+
 def _locate(model: PreTrainedModel) -> Blocks:
     """The shallowest list of as many blocks as the text configuration says, and what to call to run them."""
     if model.config.is_encoder_decoder:
         raise Unsupported("it is an encoder-decoder model")
-    config = model.config.get_text_config(decoder=True)
-    # LongCat's blocks hold two layers each, and its `num_layers` counts the blocks.
-    count = getattr(config, "num_layers", getattr(config, "num_hidden_layers", 0))
+    count = number_of_blocks(model.config)
     if count < 1:
         raise Unsupported("its configuration does not say how many decoder blocks it has")
     decoder = model.get_decoder()
@@ -107,5 +113,7 @@ def _locate(model: PreTrainedModel) -> Blocks:
             name, modules = min(good, key=lambda item: (item[0].count("."), len(item[0])))
             owner = root.get_submodule(name.rpartition(".")[0])
             trunk = owner if isinstance(owner, PreTrainedModel) else root
-            return Blocks(tuple(modules)[:count], trunk, config.hidden_size)
+            return Blocks(
+                tuple(modules)[:count], trunk, model.config.get_text_config(decoder=True).hidden_size
+            )
     raise Unsupported(f"it has no list of {count} decoder blocks")

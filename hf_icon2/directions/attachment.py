@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hf_icon2 import __version__
+from hf_icon2.blocks import number_of_blocks
 from hf_icon2.directions.pair import write_pair
 from hf_icon2.loading import load_tokenizer
 from hf_icon2.storage import write_atomic
@@ -65,7 +66,8 @@ def _check_fit(directions: DirectionVectors, folder: Path) -> None:
         return  # its code is not run here; loading it with trust_remote_code checks the shape
     from transformers import AutoConfig
 
-    config = AutoConfig.from_pretrained(folder).get_text_config(decoder=True)
+    config = AutoConfig.from_pretrained(folder)
+    width = config.get_text_config(decoder=True).hidden_size
     has_tokenizer = (folder / "tokenizer_config.json").is_file()
     tokenizer = load_tokenizer(str(folder)) if has_tokenizer else None
-    directions.check_model(config.hidden_size, config.num_hidden_layers, tokenizer)
+    directions.check_model(width, number_of_blocks(config), tokenizer)

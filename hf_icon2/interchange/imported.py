@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
+from hf_icon2.blocks import number_of_blocks
 from hf_icon2.criteria import Criterion
 from hf_icon2.directions.config import DirectionVectorConfig
 from hf_icon2.directions.vectors import DirectionVectors
@@ -125,12 +126,8 @@ def import_vectors(
     base_model, width = str(said.get("base_model", "")), shapes[0][-1] if shapes else 0
     if model is not None:
         config = _config(model)
-        text = config.get_text_config(decoder=True)
-        base_model, num_layers, width = (
-            config.name_or_path or base_model,
-            text.num_hidden_layers,
-            text.hidden_size,
-        )
+        base_model, num_layers = config.name_or_path or base_model, number_of_blocks(config)
+        width = config.get_text_config(decoder=True).hidden_size
     if not isinstance(num_layers, int):
         raise ValueError(
             "the source does not say which model it belongs to; pass the model, its config, or its id or path"
