@@ -119,7 +119,7 @@ def _quiet_libraries() -> None:
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")  # read when datasets is imported
     # TRL 1.16 still uses the names that transformers 5.23 has renamed to activation_checkpointing.
     warnings.filterwarnings("ignore", message="`(is_)?gradient_checkpointing", category=FutureWarning)
-    for name in ("httpx", "httpx2", "datasets", "filelock", "matplotlib"):
+    for name in ("httpx", "httpx2", "datasets", "filelock", "gguf", "matplotlib"):
         logging.getLogger(name).setLevel(logging.WARNING)
 
 

@@ -437,6 +437,11 @@ def test_without_gradio_the_command_gives_the_install_line():
     assert "pip install 'hf_icon2[playground]'" in result.stderr and "Traceback" not in result.stderr
 
 
+def test_instructions_for_the_bundled_assistant_are_refused_not_ignored(capsys):
+    assert main(["playground", "--instructions", "mine.jsonl"]) == 1
+    assert "the bundled assistant has instructions of its own" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("port", ["0", "70000", "web"])
 def test_a_port_that_cannot_be_is_refused_before_anything_is_loaded(port, capsys):
     with pytest.raises(SystemExit):

@@ -44,6 +44,10 @@ def run(arguments: argparse.Namespace) -> object:
     from hf_icon2.playground.subject import TOY, open_model, open_toy
 
     if arguments.model == TOY:
+        if arguments.instructions:
+            raise ValueError(
+                "the bundled assistant has instructions of its own; leave out --instructions, or name a model"
+            )
         subject = open_toy(arguments.directions)
     else:
         source, column = arguments.instructions, arguments.column
