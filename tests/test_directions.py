@@ -262,9 +262,7 @@ def test_unfit_input_gets_a_sentence(tiny_model, tiny_llama, tiny_tokenizer):
         extract(tiny_llama, tiny_tokenizer, scale="big")
     broken = tiny_model("llama")
     broken.model.embed_tokens.weight.data.fill_(float("inf"))
-    with pytest.raises(
-        ValueError, match=r"block 0 \(.*\) puts out NaN or infinite values; load the model in"
-    ):
+    with pytest.raises(ValueError, match="states for 'kind' have NaN or infinite values; load the model in"):
         extract(broken, tiny_tokenizer)
     overflowing = tiny_model("llama")  # at one token only
     token = encode_prompt(tiny_tokenizer, "Hi", KIND.positive)[-1]

@@ -119,7 +119,7 @@ def _run(
 
 
 def _check_calls(blocks: Blocks, found: _Pass) -> None:
-    """Every block once, in order, one finite vector per token."""
+    """Every block once, in order, one vector per token."""
     if found.layers != list(range(len(blocks.layers))):
         raise Unsupported(
             f"it does not run its decoder blocks once each and in order (calls: {found.layers})"
@@ -130,10 +130,6 @@ def _check_calls(blocks: Blocks, found: _Pass) -> None:
             raise Unsupported(
                 f"{_block(blocks, layer)} puts out shape {tuple(output.shape)} for three rows of two tokens, "
                 f"expected {expected}"
-            )
-        if not bool(torch.isfinite(output).all()):
-            raise Unsupported(
-                f"{_block(blocks, layer)} puts out NaN or infinite values; load the model in bfloat16 or float32"
             )
 
 
