@@ -25,6 +25,12 @@ _SENTINEL = "icon2sentinel"
 _PLACEHOLDER = "{instruction}"
 
 
+def refuse_one_text(instructions: object) -> None:
+    """Raises TypeError for one text where many are wanted: its letters would pass for instructions."""
+    if isinstance(instructions, str):
+        raise TypeError("instructions must be a list of texts or a dataset, got one string; pass [text]")
+
+
 def as_messages(instruction: Instruction) -> list[Message]:
     """The instruction as a message list; a bare string becomes one user turn."""
     if isinstance(instruction, str):

@@ -244,6 +244,8 @@ def test_unfit_input_gets_a_sentence(tiny_model, tiny_llama, tiny_tokenizer):
     for count in (0, 1):
         with pytest.raises(ValueError, match=f"at least 2 instructions, got {count}"):
             extract(tiny_llama, tiny_tokenizer, INSTRUCTIONS[:count])
+    with pytest.raises(TypeError, match=r"got one string; pass \[text\]"):
+        extract(tiny_llama, tiny_tokenizer, "Hi")
     with pytest.raises(ValueError, match="an instruction is empty"):
         extract(tiny_llama, tiny_tokenizer, ["Hi", " "])
     with pytest.raises(ValueError, match="layer 4 is not in this model; it has layers 0 to 3"):
@@ -434,6 +436,8 @@ def test_algebra_that_makes_no_sense_is_refused(directions, random_directions, t
         directions.at("honesty", 9)
     with pytest.raises(ValueError, match="control layers of 'honesty' are .*; choose at least one"):
         directions.with_control_layers({"honesty": []})
+    with pytest.raises(ValueError, match=r"are \(2, 2\); choose at least one out of .*, each once"):
+        directions.with_control_layers({"honesty": [2, 2]})
     with pytest.raises(
         ValueError, match=r"must be float32 of shape \(2, 4, 64\).* got torch.float64 of shape"
     ):

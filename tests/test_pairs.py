@@ -146,6 +146,11 @@ def test_bad_input_gets_a_sentence(setting, instructions, options, sentence: str
         make(setting, instructions, **options)
 
 
+def test_one_text_is_not_taken_for_a_list_of_letters(setting) -> None:
+    with pytest.raises(TypeError, match=r"got one string; pass \[text\]"):
+        make(setting, "Hi")
+
+
 def test_directions_of_another_template_are_refused(setting) -> None:
     model, tokenizer, directions = setting
     other = copy.deepcopy(tokenizer)

@@ -126,6 +126,8 @@ def test_rows_with_a_criterion_tune_that_criterion_alone(setting) -> None:
     assert all(prompts in (set(INSTRUCTIONS[:2]), set(INSTRUCTIONS[2:])) for prompts in seen)
     with pytest.raises(ValueError, match="no instruction to tune 'helpfulness' on"):
         tune(model, tokenizer, directions, rows.select([0]), vowels, sampling=SHORT, show_progress=False)
+    with pytest.raises(TypeError, match=r"got one string; pass \[text\]"):
+        tune(model, tokenizer, directions, "Hi", vowels, sampling=SHORT, show_progress=False)
 
 
 def test_strengths_must_be_positive(setting) -> None:

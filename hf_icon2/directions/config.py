@@ -99,10 +99,10 @@ class DirectionVectorConfig:
             )
         for name in names:
             chosen = self.control_layers.get(name)
-            if not chosen or set(chosen) - set(self.layers):
+            if not chosen or set(chosen) - set(self.layers) or len(set(chosen)) < len(chosen):
                 raise ValueError(
                     f"control layers of {name!r} are {shortened(chosen)}; choose at least one out of "
-                    f"{shortened(self.layers)}"
+                    f"{shortened(self.layers)}, each once"
                 )
             self._check_known(f"pooling of {name!r}", self.pooling.get(name), get_args(Pooling))
         known = (*map(self.instructions.get, ("number", "fingerprint")), self.chat_template_sha256)

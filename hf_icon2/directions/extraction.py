@@ -31,6 +31,7 @@ from hf_icon2.prompts import (
     has_system_role,
     pad_batch,
     pad_token_id,
+    refuse_one_text,
     template_fingerprint,
 )
 
@@ -89,6 +90,7 @@ def extract_directions(
     poolings = _poolings(pooling, list(by_name))
     check_choice("method", method, get_args(Method))  # before hours of work, not after
     check_choice("scale", scale, get_args(Scale))
+    refuse_one_text(instructions)
     if len(instructions) < 2:
         raise ValueError(
             f"directions need at least 2 instructions, got {len(instructions)}; 100 or more serve well"

@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 from hf_icon2.blocks import find_blocks
 from hf_icon2.directions.extraction import last_token_states
 from hf_icon2.directions.vectors import DirectionVectors
-from hf_icon2.prompts import Instruction, as_messages, default_system_prompt
+from hf_icon2.prompts import Instruction, as_messages, default_system_prompt, refuse_one_text
 from hf_icon2.synthesis.distribution import routing_shares, score_ranges, scored_criteria
 from hf_icon2.synthesis.instructions import instruction_id
 
@@ -200,8 +200,7 @@ def _chunks(prompts: Sequence[Instruction]) -> Iterator[list[int]]:
 
 def _as_dataset(instructions: Dataset | Sequence[Instruction]) -> Dataset:
     """The instructions as rows with `prompt` and `id`; refuses an empty set and a dataset without prompts."""
-    if isinstance(instructions, str):
-        raise TypeError("instructions must be a list of texts or a dataset, got one string; pass [text]")
+    refuse_one_text(instructions)
     if len(instructions) == 0:
         raise ValueError("there are no instructions to score; synthesize some, or pass your own")
     if not isinstance(instructions, Dataset):

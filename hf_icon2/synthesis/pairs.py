@@ -10,7 +10,14 @@ from tqdm.auto import tqdm
 
 from hf_icon2.directions.config import StrengthRange
 from hf_icon2.directions.vectors import DirectionVectors
-from hf_icon2.prompts import Instruction, as_messages, decode_answer, encode_prompt, pad_token_id
+from hf_icon2.prompts import (
+    Instruction,
+    as_messages,
+    decode_answer,
+    encode_prompt,
+    pad_token_id,
+    refuse_one_text,
+)
 from hf_icon2.steering.decoding import Sampling, generate_variants
 from hf_icon2.steering.noise import row_seed
 from hf_icon2.steering.plans import RowSteering
@@ -146,6 +153,7 @@ def _rows(
     instructions: Dataset | Sequence[Instruction], criterion: str | None, directions: DirectionVectors
 ) -> list[Row]:
     """Prompt, id and criterion of every instruction, checked."""
+    refuse_one_text(instructions)
     rows: list[Row] = (
         [dict(row) for row in instructions]
         if isinstance(instructions, Dataset)

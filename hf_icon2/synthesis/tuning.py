@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 
 from hf_icon2.directions.config import StrengthRange
 from hf_icon2.directions.vectors import DirectionVectors
-from hf_icon2.prompts import Instruction, decode_answer, encode_prompt, pad_token_id
+from hf_icon2.prompts import Instruction, decode_answer, encode_prompt, pad_token_id, refuse_one_text
 from hf_icon2.steering.decoding import Sampling, generate_variants
 from hf_icon2.steering.noise import row_seed
 from hf_icon2.synthesis.calibration import unlimited
@@ -212,6 +212,7 @@ def _neighbours(directions: DirectionVectors) -> list[tuple[int, ...]]:
 
 
 def _prompts_for(name: str, instructions: Dataset | Sequence[Instruction]) -> list[Instruction]:
+    refuse_one_text(instructions)
     if not isinstance(instructions, Dataset):
         prompts = list(instructions)
     elif "criterion" in instructions.column_names:
