@@ -88,7 +88,10 @@ def _parser() -> argparse.ArgumentParser:
     for name in TOOLS:
         tool = import_module(f"hf_icon2.commands.{name}")
         command = commands.add_parser(
-            name, help=tool.SUMMARY, description=f"{tool.SUMMARY.capitalize()}.", allow_abbrev=False
+            name,
+            help=tool.SUMMARY,
+            description=f"{tool.SUMMARY[:1].upper()}{tool.SUMMARY[1:]}.",
+            allow_abbrev=False,
         )
         command.set_defaults(run=tool.run)
         tool.add_arguments(command)
