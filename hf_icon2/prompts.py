@@ -155,10 +155,27 @@ def encode_exchange(
     return opened[:shared], [ids[shared:] for ids in whole]
 
 
+def answer_text(response: Instruction) -> str:
+    """Text of a response: the text itself, or that of its one assistant message.
+
+    Raises:
+        ValueError: For several messages or another role; tool turns belong to the prompt.
+    """
+    if isinstance(response, str):
+        return response
+    roles = [message.get("role", "assistant") for message in response or ()]
+    if roles != ["assistant"]:
+        raise ValueError(
+            f"a response has the messages {', '.join(roles) or 'none'}; allowed: text, or one assistant message "
+            "(earlier turns belong to the prompt)"
+        )
+    return response[0]["content"] or ""
+
+
 def _encode_answered(
     tokenizer: PreTrainedTokenizerBase, prompt: Instruction, response: Instruction, system: str | None
 ) -> list[int]:
-    text = response if isinstance(response, str) else response[-1]["content"]
+    text = answer_text(response)
     if tokenizer.chat_template is None:
         rendered = render_prompt(tokenizer, prompt, system) + text
         ids: list[int] = tokenizer(rendered)["input_ids"]

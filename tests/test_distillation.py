@@ -147,6 +147,26 @@ def test_scores_are_those_of_one_plain_pass_per_text_and_order(toy_assistant, to
     assert scored["scores"] == pytest.approx(mixed, abs=1e-4)
 
 
+def test_a_judge_sees_the_whole_conversation_and_one_that_guesses_is_reported(caplog):
+    prompt = [
+        {"role": "system", "content": "Be short."},
+        {"role": "user", "content": "Name a colour."},
+        {"role": "assistant", "content": "Blue."},
+        {"role": "user", "content": "Another!"},
+    ]
+    asked = []
+
+    def judge(questions):
+        asked.extend(questions)
+        return [LetterChoice(0.6, 0.001)] * len(questions)
+
+    data = Dataset.from_list([{"prompt": prompt, "responses": ["Red.", "No."]}])
+    score_candidates(data, judge=judge, alpha=0.0, show_progress=False)
+    assert len(asked) == 2
+    assert all(turn["content"] in question for question in asked for turn in prompt)
+    assert "in 1 of 1 rows the judge gave the two letters less than 0.1" in caplog.text
+
+
 def test_what_a_weight_does_not_need_is_not_asked_for(toy_assistant, toy_tokenizer):
     def judge(_asked):
         raise AssertionError("asked")

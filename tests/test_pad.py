@@ -253,6 +253,12 @@ SCORES = [0.1, 0.2, 0.3]
         (broken(3, scores=SCORES), "row 3: has 3 scores for 4 responses"),
         (rows().remove_columns("scores"), "lacks the column.* scores.*teacher_model="),
         (rows().select([]), "no rows"),
+        (broken(1, prompt=[{"role": "assistant", "content": "Hm."}]), "row 1: a conversation must end with"),
+        (
+            broken(2, responses=[*rows()[2]["responses"][:3], rows()[2]["responses"][3] * 2]),
+            "row 2: a response has the messages assistant, assistant; allowed: text, or one",
+        ),
+        (broken(0, responses=None), "row 0: has 0 responses"),
     ],
 )
 def test_bad_rows_are_refused_by_their_number(tiny_llama, tiny_tokenizer, tmp_path, data, message):
@@ -274,8 +280,13 @@ def test_rows_that_would_be_cut_are_left_out_and_counted(tiny_llama, tiny_tokeni
     [
         ({"loss_type": "dpo"}, "loss_type='dpo'; allowed"),
         ({"student_temperature": 0.0}, "must be above 0"),
+        ({"teacher_temperature": math.nan}, "must be above 0 and finite"),
+        (
+            {"group_size": 4, "eval_dataset": rows(2, responses=3)},
+            "every row of eval_dataset has 3 responses",
+        ),
         ({"group_size": 9}, "allowed: 2 to 8"),
-        ({"group_size": 5}, "every row has 4 responses"),
+        ({"group_size": 5}, "every row of train_dataset has 4 responses"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(tiny_llama, tiny_tokenizer, tmp_path, changes, message):
@@ -288,6 +299,30 @@ def test_kendall_tau_by_hand():
     first = torch.tensor([[3.0, 2.0, 1.0], [3.0, 2.0, 2.0]])
     second = torch.tensor([[3.0, 1.0, 2.0], [3.0, 2.0, 1.0]])
     assert kendall_tau(first, second).tolist() == pytest.approx([1 / 3, 2 / 3])
+
+
+def test_metrics_are_means_over_all_rows_however_they_are_batched(tiny_llama, tiny_tokenizer, tmp_path):
+    """Five rows in batches of two and the last of one, against the mean over five rows by hand."""
+    data = rows(5)
+    pad = trainer(tiny_llama, tiny_tokenizer, tmp_path, eval_dataset=data, per_device_eval_batch_size=2)
+    with torch.no_grad():
+        student = torch.stack([naive_scores(tiny_llama, tiny_tokenizer, row) for row in data])
+    teacher = torch.tensor(data["scores"], dtype=torch.float64)
+    found = pad.evaluate()
+    assert found["eval_kendall_tau"] == pytest.approx(kendall_tau(student, teacher).mean().item())
+    assert found["eval_mean_logp"] == pytest.approx(student.mean().item(), abs=1e-4)
+    assert found["eval_loss"] == pytest.approx(
+        preference_divergence(student / 0.1, teacher / 0.1).mean().item(), rel=1e-3
+    )
+
+
+def test_each_of_several_evaluation_sets_has_its_own_metrics(tiny_llama, tiny_tokenizer, tmp_path):
+    parts = {"one": rows(3), "two": rows(5).select([3, 4])}
+    together = trainer(tiny_llama, tiny_tokenizer, tmp_path, eval_dataset=parts).evaluate()
+    for name, part in parts.items():
+        alone = trainer(tiny_llama, tiny_tokenizer, tmp_path, eval_dataset=part).evaluate()
+        for metric in ("loss", "kendall_tau", "best_agrees", "mean_logp"):
+            assert together[f"eval_{name}_{metric}"] == pytest.approx(alone[f"eval_{metric}"])
 
 
 def test_what_is_logged_can_be_written_as_json(tiny_llama, tiny_tokenizer, tmp_path):

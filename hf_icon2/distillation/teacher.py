@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Sequence
 from itertools import permutations
@@ -12,10 +13,12 @@ from tqdm.auto import tqdm
 
 from hf_icon2.judges.letters import LetterChoice, LetterJudge
 from hf_icon2.likelihood import continuation_log_probs
-from hf_icon2.prompts import Instruction, as_messages, encode_exchange
+from hf_icon2.prompts import Instruction, answer_text, as_messages, encode_exchange
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+logger = logging.getLogger(__name__)
 
 Judge = Callable[[Sequence[Instruction]], Sequence[LetterChoice]]
 Ask = Callable[[str, str, str], Instruction]
@@ -23,6 +26,9 @@ Ask = Callable[[str, str, str], Instruction]
 
 LEAST_PROBABILITY = 1e-4
 """Selection probabilities are kept above it: a log of nearly 0 would drown every other score."""
+
+LEAST_MASS = 0.1
+"""Probability of the two letters below which a judge is taken not to answer with them."""
 
 
 def compare_prompt(question: str, first: str, second: str) -> str:
@@ -88,6 +94,7 @@ def score_candidates(
         if alpha < 1 and judge is not None:
             parts |= _selection(row, judge, ask)
         rows.append({**row, "scores": _mixed(parts, alpha), **parts})
+    _warn_of_guesses([row["letter_mass"] for row in rows if "letter_mass" in row])
     return Dataset.from_list(rows)
 
 
@@ -109,12 +116,24 @@ def selection_probabilities(count: int, choices: Sequence[LetterChoice]) -> list
 
 
 def _selection(row: dict[str, Any], judge: Judge, ask: Ask) -> dict[str, Any]:
-    question, texts = as_messages(row["prompt"])[-1]["content"], [_text(item) for item in row["responses"]]
+    question, texts = _question(row["prompt"]), [answer_text(item) for item in row["responses"]]
     choices = judge([ask(question, texts[first], texts[second]) for first, second in _pairs(len(texts))])
     return {
         "selection": selection_probabilities(len(texts), choices),
         "letter_mass": min(choice.mass for choice in choices),
     }
+
+
+def _warn_of_guesses(masses: Sequence[float]) -> None:
+    """Says where the letters' probabilities are renormalised noise."""
+    if guesses := sum(mass < LEAST_MASS for mass in masses):
+        logger.warning(
+            "in %d of %d rows the judge gave the two letters less than %g of its probability, so their selection is "
+            "mostly noise; word the comparison in another way (ask=), or take another judge",
+            guesses,
+            len(masses),
+            LEAST_MASS,
+        )
 
 
 def _pairs(count: int) -> list[tuple[int, ...]]:
@@ -139,8 +158,12 @@ def _mixed(parts: dict[str, Any], alpha: float) -> list[float]:
     return [alpha * one + (1 - alpha) * other for one, other in zip(likelihood, selection, strict=True)]
 
 
-def _text(response: Instruction) -> str:
-    return response if isinstance(response, str) else response[-1]["content"]
+def _question(prompt: Instruction) -> str:
+    """The user's text, or all turns of a longer conversation, each after its role."""
+    turns = as_messages(prompt)
+    if len(turns) == 1:
+        return turns[0]["content"]
+    return "\n\n".join(f"{turn['role'].capitalize()}: {turn['content']}" for turn in turns)
 
 
 def _model_of(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -52,10 +53,10 @@ class PADConfig(RankedConfig):
     def __post_init__(self) -> None:
         if self.loss_type not in ("ppd", "vpd"):
             raise ValueError(f"loss_type={self.loss_type!r}; allowed: 'ppd' or 'vpd'")
-        if self.student_temperature <= 0 or self.teacher_temperature <= 0:
+        if not all(0 < value < math.inf for value in (self.student_temperature, self.teacher_temperature)):
             raise ValueError(
                 f"student_temperature={self.student_temperature}, teacher_temperature={self.teacher_temperature}; "
-                "both must be above 0"
+                "both must be above 0 and finite"
             )
         if self.group_size is not None and not 2 <= self.group_size <= MOST_RESPONSES:
             raise ValueError(f"group_size={self.group_size}; allowed: 2 to {MOST_RESPONSES}, or None for all")

@@ -79,8 +79,6 @@ class RankedTrainer(_BaseTrainer):
             theirs = teacher_processing_class or teacher_tokenizer(teacher_model, tokenizer)
         prepare = self._preparation(args, tokenizer, theirs)
         train = prepare(train_dataset, "train_dataset")
-        if args.group_size is not None:
-            _check_group_size(args.group_size, len(train[0]["responses_ids"]))
         fuse_head(student)
         if peft_config is not None:
             from peft import get_peft_model
@@ -162,8 +160,11 @@ class RankedTrainer(_BaseTrainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds the mean of what was noted since the last log."""
-        mode = "eval" if any(name.startswith("eval_") for name in logs) else "train"
-        prefix = "eval_" if mode == "eval" else ""
+        prefix = next((name.removesuffix("runtime") for name in logs if name.endswith("_runtime")), "train_")
+        mode = (
+            "train" if prefix == "train_" else "eval"
+        )  # with a name after it where there are several datasets
+        prefix = "" if mode == "train" else prefix
         logs.update({prefix + name: sum(v) / len(v) for name, v in self._metrics[mode].items()})
         self._metrics[mode].clear()
         super().log(logs, start_time)
@@ -227,6 +228,7 @@ class RankedTrainer(_BaseTrainer):
                 max_length=args.max_length,
                 scored=theirs is None,
                 teacher_tokenizer=theirs,
+                group_size=args.group_size,
             )
 
         return prepare
@@ -254,9 +256,12 @@ class RankedTrainer(_BaseTrainer):
             "best_agrees": (student.argmax(-1) == teacher.argmax(-1)).double(),
             "mean_logp": student.mean(-1),
         }
-        metrics = self._metrics["train" if self.model.training else "eval"]
+        training, accelerator = self.model.training, self.accelerator
+        gather = (
+            accelerator.gather if training else accelerator.gather_for_metrics
+        )  # which counts rows, not groups
         for name, values in figures.items():
-            metrics[name].append(self.accelerator.gather_for_metrics(values).mean().item())
+            self._metrics["train" if training else "eval"][name] += gather(values).tolist()
 
     def _get_num_items_in_batch(
         self, batch_samples: list[dict[str, Any]], device: torch.device
@@ -291,10 +296,3 @@ def _prepared_eval(
         return {name: _prepared_eval(prepare, part, group_size) for name, part in dataset.items()}
     rows = prepare(dataset, "eval_dataset")
     return rows if group_size is None else split_into_groups(rows, group_size)
-
-
-def _check_group_size(size: int, count: int) -> None:
-    if not 2 <= size <= count:
-        raise ValueError(
-            f"group_size={size}, but every row has {count} responses; allowed: 2 to {count}, or None"
-        )

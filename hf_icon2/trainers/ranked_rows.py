@@ -19,7 +19,7 @@ from transformers import (
 )
 from trl.trainer.utils import pad
 
-from hf_icon2.prompts import encode_exchange
+from hf_icon2.prompts import answer_text, encode_exchange
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +34,7 @@ def prepare_ranked(
     max_length: int | None,
     scored: bool,
     teacher_tokenizer: PreTrainedTokenizerBase | None = None,
+    group_size: int | None = None,
 ) -> Dataset:
     """Checks every row and tokenizes it.
 
@@ -45,6 +46,7 @@ def prepare_ranked(
             counted in a warning: cut responses would be compared by prefixes of different lengths.
         scored: Whether each response must have a score.
         teacher_tokenizer: Given where a teacher scores on the fly; adds its token ids.
+        group_size: Responses compared at a time, at most those of a row; None compares all.
 
     Returns:
         Rows of `prompt_ids`, `responses_ids`, `row` (its number), `scores` or the teacher's ids.
@@ -52,20 +54,24 @@ def prepare_ranked(
     Raises:
         TypeError: If it is no `datasets.Dataset`.
         ValueError: For a missing column or, naming the row, for a number of responses that differs from the
-            first row's, an empty response, or a score that is missing or not finite.
+            first row's, an empty response, a prompt or response that is no text or conversation, or a score that is
+            missing or not finite.
     """
     _check_columns(dataset, name, scored=scored)
-    count = len(dataset[0]["responses"])
+    count = len(dataset[0]["responses"] or [])
+    if group_size is not None and not 2 <= group_size <= count:
+        raise ValueError(
+            f"group_size={group_size}, but every row of {name} has {count} responses; allowed: 2 to {count}, or None"
+        )
 
     def encode(row: Row, index: int) -> dict[str, Any]:
         try:
             _check_row(row, count, scored=scored)
-        except ValueError as error:
+            encoded = {"row": index, **_encode(row, tokenizer)}
+            theirs = {} if teacher_tokenizer is None else _encode(row, teacher_tokenizer)
+        except (TypeError, ValueError) as error:
             raise ValueError(f"{name}, row {index}: {error}") from None
-        encoded = {"row": index, **_encode(row, tokenizer)}
-        if teacher_tokenizer is not None:
-            theirs = _encode(row, teacher_tokenizer)
-            encoded |= {f"teacher_{key}": value for key, value in theirs.items()}
+        encoded |= {f"teacher_{key}": value for key, value in theirs.items()}
         if scored:
             encoded["scores"] = [float(score) for score in row["scores"]]
         return encoded
@@ -203,16 +209,11 @@ def _check_row(row: Row, count: int, *, scored: bool) -> None:
             f"has {len(responses)} responses, the first row has {count}; every row needs the same number, 2 or more"
         )
     for index, response in enumerate(responses):
-        text = (
-            response
-            if isinstance(response, str)
-            else "".join(turn["content"] or "" for turn in response or [])
-        )
-        if not text.strip():
+        if not response or not answer_text(response).strip():
             raise ValueError(f"response {index} is empty; drop the row or sample it again")
     if not scored:
         return
-    scores = row["scores"] or []
+    scores = row["scores"] if isinstance(row["scores"], list) else []
     if len(scores) != count:
         raise ValueError(f"has {len(scores)} scores for {count} responses; give one score per response")
     for index, score in enumerate(scores):
