@@ -103,6 +103,13 @@ def test_another_recipe_in_the_same_folder_is_refused(finished, command, capsys)
     assert "holds a run with another recipe (see scoring)" in capsys.readouterr().err
 
 
+def test_a_folder_in_which_nothing_was_scored_takes_a_corrected_recipe(command, tmp_path, capsys):
+    folder = ["--output", str(tmp_path / "run")]
+    assert main([*command, *folder, "--teacher", "/no/such"]) == 1
+    assert main([*command, *folder, "--rounds", "1"]) == 0
+    assert "the student is in" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
@@ -112,7 +119,14 @@ def test_another_recipe_in_the_same_folder_is_refused(finished, command, capsys)
             ["--student", "x", "--scoring.alpha", "0.5"],
             "prompts are needed for a student that is not the toy",
         ),
-        (["--student", "/no/such", "--prompts", "/no/file.jsonl"], "there is no file /no/file.jsonl"),
+        (
+            ["--student", "x", "--prompts", "x.jsonl"],
+            "a teacher is needed unless scoring.alpha is 0 and scoring.endpoint selects",
+        ),
+        (
+            ["--student", "/no/such", "--teacher", "toy", "--prompts", "/no/file.jsonl"],
+            "there is no file /no/file.jsonl",
+        ),
     ],
 )
 def test_settings_that_make_no_sense_are_a_sentence(tmp_path, capsys, flags, message):

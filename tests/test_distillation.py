@@ -147,6 +147,28 @@ def test_scores_are_those_of_one_plain_pass_per_text_and_order(toy_assistant, to
     assert scored["scores"] == pytest.approx(mixed, abs=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ([], "lack the column"),
+        ([{"prompt": "q"}], "lack the column.s. responses"),
+        (
+            [{"prompt": "q", "responses": ["x", "y"]}, {"prompt": "q", "responses": ["x"]}],
+            "row 1 needs 2 or more",
+        ),
+        ([{"prompt": "q", "responses": ["x", " "]}], "row 0 needs 2 or more responses, none of them empty"),
+    ],
+)
+def test_candidates_that_cannot_be_compared_are_refused(toy_assistant, toy_tokenizer, given, message):
+    with pytest.raises(ValueError, match=message):
+        score_candidates(Dataset.from_list(given), toy_assistant, toy_tokenizer, show_progress=False)
+
+
+def test_one_prompt_in_the_place_of_a_list_is_refused(toy_assistant, toy_tokenizer):
+    with pytest.raises(TypeError, match="got one string"):
+        sample_candidates(toy_assistant, toy_tokenizer, "who are you ?")
+
+
 def test_a_judge_sees_the_whole_conversation_and_one_that_guesses_is_reported(caplog):
     prompt = [
         {"role": "system", "content": "Be short."},

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_icon2.commands.flags import add_flags, with_flags
-from hf_icon2.distillation.recipe import DistillationRecipe
+from hf_icon2.distillation.recipe import ROWS, DistillationRecipe
 from hf_icon2.recipe import TOY, read_settings
 from hf_icon2.storage import read_json, write_atomic
 
@@ -46,7 +46,7 @@ def run(arguments: argparse.Namespace) -> str:
         teacher=model,
         teacher_tokenizer=tokenizer,
         judge=_judge(recipe),
-        ask=ab_prompt if recipe.teacher == TOY else compare_prompt,
+        ask=ab_prompt if recipe.teacher == TOY and recipe.scoring.endpoint is None else compare_prompt,
     )
     return f"the student is in {student}{_measured(recipe, student)}"
 
@@ -67,11 +67,11 @@ def _recipe(arguments: argparse.Namespace) -> DistillationRecipe:
 
 
 def _claim(folder: Path, recipe: DistillationRecipe) -> None:
-    """Keeps the recipe in the folder; another one's folder is refused."""
+    """Keeps the recipe in the folder; that of a run that has scored something else is refused."""
     import json
 
     record, data = folder / "recipe.json", recipe.to_dict()
-    if not record.is_file():
+    if not record.is_file() or not (folder / "round-1" / ROWS).is_file():
         folder.mkdir(parents=True, exist_ok=True)
         write_atomic(record, json.dumps(data, indent=2) + "\n")
     elif (kept := read_json(record)) != data:

@@ -10,7 +10,14 @@ from datasets import Dataset
 from tqdm.auto import tqdm
 
 from hf_icon2.distillation.diversity import most_different
-from hf_icon2.prompts import Instruction, as_messages, decode_answer, encode_prompt, pad_token_id
+from hf_icon2.prompts import (
+    Instruction,
+    as_messages,
+    decode_answer,
+    encode_prompt,
+    pad_token_id,
+    refuse_one_text,
+)
 from hf_icon2.steering.decoding import Sampling, generate_variants
 from hf_icon2.steering.noise import row_seed
 
@@ -56,6 +63,7 @@ def sample_candidates(
     """
     if not 2 <= keep <= samples:
         raise ValueError(f"keep={keep} of samples={samples} responses; allowed: 2 to {samples}")
+    refuse_one_text(prompts)
     rows = _rows(prompts)
     with tqdm(total=samples * len(rows), desc="candidates", disable=not show_progress) as bar:
         answers = generate_variants(

@@ -10,6 +10,9 @@ from typing import Any, Literal
 
 from hf_icon2.recipe import TOY, build, setting
 
+ROWS = "scored.jsonl"
+"""In the folder of a round: responses and their scores."""
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -56,7 +59,9 @@ class DistillationRecipe:
     """Everything that determines a distillation but its output folder."""
 
     student: str = setting(TOY, "model id or path; `toy` is the bundled student")
-    teacher: str | None = setting(TOY, "model id or path; `toy` is the bundled assistant")
+    teacher: str | None = setting(
+        None, "model id or path; `toy` is the bundled assistant; not needed where an endpoint alone scores"
+    )
     prompts: str | None = setting(
         None, "JSONL file or Hub dataset; the toy's training instructions by default"
     )
@@ -75,6 +80,9 @@ class DistillationRecipe:
             "scoring.alpha must be 0 to 1": 0 <= self.scoring.alpha <= 1,
             "prompts are needed for a student that is not the toy": self.prompts is not None
             or self.student == TOY,
+            "a teacher is needed unless scoring.alpha is 0 and scoring.endpoint selects": self.teacher
+            is not None
+            or (self.scoring.alpha == 0 and self.scoring.endpoint is not None),
         }
         for sentence, holds in checks.items():
             if not holds:

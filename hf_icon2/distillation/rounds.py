@@ -11,7 +11,7 @@ import torch
 from datasets import Dataset
 
 from hf_icon2.distillation.candidates import sample_candidates
-from hf_icon2.distillation.recipe import DistillationRecipe, Training
+from hf_icon2.distillation.recipe import ROWS, DistillationRecipe, Training
 from hf_icon2.distillation.teacher import Ask, Judge, compare_prompt, score_candidates
 from hf_icon2.loading import load_model, load_tokenizer
 from hf_icon2.prompts import Instruction
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-ROWS, MODEL, DONE = "scored.jsonl", "model", "done"
+MODEL, DONE = "model", "done"
 
 
 def distil_preferences(

@@ -79,7 +79,8 @@ def score_candidates(
         (probability); `letter_mass` is the least probability in a row that the judge gave the two letters.
 
     Raises:
-        ValueError: If alpha is not from 0 to 1, or the teacher that it needs is missing.
+        ValueError: If alpha is not from 0 to 1, the teacher that it needs is missing, there are no rows, or a row
+            has fewer than two responses or an empty one.
     """
     if not 0 <= alpha <= 1:
         raise ValueError(f"alpha={alpha}; allowed: 0 (selection only) to 1 (likelihood only)")
@@ -89,6 +90,7 @@ def score_candidates(
     if alpha < 1 and judge is None:
         judge = LetterJudge(*_model_of(teacher, tokenizer, "alpha below 1 needs a judge= or a teacher="))
     rows = []
+    _check(candidates)
     for row in tqdm(candidates, desc="teacher scores", disable=not show_progress):
         parts = _mean_log_probs(row, *likelihood, system) if likelihood is not None else {}
         if alpha < 1 and judge is not None:
@@ -122,6 +124,17 @@ def _selection(row: dict[str, Any], judge: Judge, ask: Ask) -> dict[str, Any]:
         "selection": selection_probabilities(len(texts), choices),
         "letter_mass": min(choice.mass for choice in choices),
     }
+
+
+def _check(candidates: Dataset) -> None:
+    missing = sorted({"prompt", "responses"} - set(candidates.column_names))
+    if missing or len(candidates) == 0:
+        lack = f"the column(s) {', '.join(missing)}" if missing else "rows"
+        raise ValueError(f"the candidates lack {lack}; make them with sample_candidates")
+    for index, row in enumerate(candidates):
+        responses = row["responses"] or []
+        if len(responses) < 2 or not all(item and answer_text(item).strip() for item in responses):
+            raise ValueError(f"row {index} needs 2 or more responses, none of them empty, got {responses!r}")
 
 
 def _warn_of_guesses(masses: Sequence[float]) -> None:

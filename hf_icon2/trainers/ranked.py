@@ -257,6 +257,8 @@ class RankedTrainer(_BaseTrainer):
             "mean_logp": student.mean(-1),
         }
         training, accelerator = self.model.training, self.accelerator
+        if not training:
+            figures["loss"] = losses  # Trainer's mean counts rows twice where processes have uneven shares
         gather = (
             accelerator.gather if training else accelerator.gather_for_metrics
         )  # which counts rows, not groups
