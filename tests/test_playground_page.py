@@ -45,6 +45,7 @@ FLAGS = [
     "--disable-sync",
 ]
 PATIENCE = 60  # seconds; the machine may be busy
+LAYERS = 32  # of the model that never ends: slow enough that a visitor can stop it before its 512th token
 NASTY = "<img src=x onerror=alert(1)> <script>alert(2)</script> ${alert(3)} {{7*7}} </p></section> \U0001f600"
 
 
@@ -108,7 +109,7 @@ class Server:
 def endless(tiny_model, tiny_tokenizer, random_directions, tmp_path_factory):
     """Folder with a random byte-level model that never ends an answer, and its directions."""
     folder = tmp_path_factory.mktemp("endless")
-    model = tiny_model("llama", num_hidden_layers=8, max_position_embeddings=1024, eos_token_id=None)
+    model = tiny_model("llama", num_hidden_layers=LAYERS, max_position_embeddings=1024, eos_token_id=None)
     model.save_pretrained(folder)
     tiny_tokenizer.save_pretrained(folder)
     made = random_directions(model)
@@ -325,7 +326,7 @@ def test_colours_follow_the_chosen_criterion_and_layer(
     shown = [
         float(title.replace("−", "-")) for title in spans.evaluate_all("all => all.map(one => one.title)")
     ]
-    model = tiny_model("llama", num_hidden_layers=8, max_position_embeddings=1024, eos_token_id=None)
+    model = tiny_model("llama", num_hidden_layers=LAYERS, max_position_embeddings=1024, eos_token_id=None)
     ids = torch.tensor([encode_prompt(tiny_tokenizer, "What is the colour of the sky?")])
     with torch.no_grad():
         states = model(ids, output_hidden_states=True).hidden_states[6][0]  # the output of block 5
