@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+import socket
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -14,6 +15,7 @@ from huggingface_hub import InferenceClient
 from hf_icon2.distillation.candidates import sample_candidates
 from hf_icon2.distillation.diversity import most_different
 from hf_icon2.distillation.teacher import compare_prompt, score_candidates, selection_probabilities
+from hf_icon2.judges import chat_letters
 from hf_icon2.judges.chat_letters import ChatLetterJudge
 from hf_icon2.judges.letters import LetterChoice, LetterJudge
 from hf_icon2.prompts import encode_prompt
@@ -218,6 +220,12 @@ class Endpoint(BaseHTTPRequestHandler):
 
     def do_POST(self):
         asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.server.asked += 1
+        if self.server.failures:
+            self.send_response(self.server.failures.pop())
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
         model, tokenizer = self.server.served
         with torch.no_grad():
             ids = torch.tensor([encode_prompt(tokenizer, asked["messages"])])
@@ -248,7 +256,7 @@ class Endpoint(BaseHTTPRequestHandler):
 @pytest.fixture
 def endpoint(toy):
     server = ThreadingHTTPServer(("127.0.0.1", 0), Endpoint)
-    server.served, server.logprobs = toy, True
+    server.served, server.logprobs, server.failures, server.asked = toy, True, [], 0
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield server
     server.shutdown()
@@ -273,6 +281,28 @@ def test_an_endpoint_without_log_probabilities_is_refused(endpoint):
     endpoint.logprobs = False
     with pytest.raises(ValueError, match="no log-probabilities"):
         ChatLetterJudge(client_of(endpoint))(["a or b ?"])
+
+
+def test_a_request_that_fails_is_made_again_unless_it_is_wrong(endpoint, monkeypatch):
+    monkeypatch.setattr(chat_letters, "_WAITS", (0.0, 0.0))
+    judge = ChatLetterJudge(client_of(endpoint))
+    expected = judge(["a or b ?"])
+    endpoint.failures = [503, 429]
+    assert judge(["a or b ?"]) == expected
+    for failures, requests in (([500] * 3, 3), ([401], 1)):
+        endpoint.failures, endpoint.asked = failures, 0
+        with pytest.raises(ConnectionError, match=f"gives no answer .*{failures[0]}"):
+            judge(["a or b ?"])
+        assert endpoint.asked == requests
+
+
+def test_an_endpoint_that_is_not_there_is_a_sentence(monkeypatch):
+    monkeypatch.setattr(chat_letters, "_WAITS", ())
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+    client = InferenceClient(base_url=f"http://127.0.0.1:{port}/v1", api_key="-", timeout=5)
+    with pytest.raises(ConnectionError, match="the chat endpoint gives no answer"):
+        ChatLetterJudge(client)(["a or b ?"])
 
 
 def test_the_question_and_both_answers_stand_in_the_comparison():
