@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -74,10 +75,26 @@ class DistillationRecipe:
     training: Training = field(default_factory=Training)
 
     def __post_init__(self) -> None:
+        # What training would refuse is refused here: sampling and scoring may take hours.
+        training, kept = self.training, self.sampling.keep
+        compared = kept if training.group_size is None else training.group_size
         checks = {
             "rounds must be at least 1": self.rounds >= 1,
             "sampling.keep must be 2 to sampling.samples": 2 <= self.sampling.keep <= self.sampling.samples,
             "scoring.alpha must be 0 to 1": 0 <= self.scoring.alpha <= 1,
+            "number must be at least 1": self.number is None or self.number >= 1,
+            f"training.group_size must be 2 to sampling.keep={kept}": 2 <= compared <= kept,
+            "training.group_size must be 2 to 8 where sampling.keep is above 8": compared <= 8,
+            "training.student_temperature and training.teacher_temperature must be above 0 and finite": all(
+                0 < value < math.inf for value in (training.student_temperature, training.teacher_temperature)
+            ),
+            "training.learning_rate and training.epochs must be above 0": training.learning_rate > 0
+            and training.epochs > 0,
+            "training.batch_size and training.accumulation must be at least 1": min(
+                training.batch_size, training.accumulation
+            )
+            >= 1,
+            "training.lora_rank must be 0 or more": training.lora_rank >= 0,
             "prompts are needed for a student that is not the toy": self.prompts is not None
             or self.student == TOY,
             "a teacher is needed unless scoring.alpha is 0 and scoring.endpoint selects": self.teacher
