@@ -156,6 +156,17 @@ def test_a_teacher_on_the_fly_equals_its_scores_given_as_a_column(
     torch.testing.assert_close(losses[0], losses[1], rtol=1e-4, atol=1e-6)
 
 
+def test_a_teacher_whose_scores_overflow_stops_the_training(tiny_llama, tiny_tokenizer, tmp_path):
+    """Trainer would log a loss of 0 and go on with weights that are not numbers."""
+    teacher = copy.deepcopy(tiny_llama)
+    teacher.lm_head.weight.data.fill_(math.nan)
+    pad = trainer(
+        tiny_llama, tiny_tokenizer, tmp_path, rows().remove_columns("scores"), teacher_model=teacher
+    )
+    with pytest.raises(ValueError, match="score of the teacher is not finite"):
+        pad.train()
+
+
 def test_a_teacher_may_have_another_tokenizer(tiny_llama, toy, tiny_tokenizer, tmp_path):
     teacher, words = toy
     data = rows(2)
@@ -286,6 +297,10 @@ def test_rows_that_would_be_cut_are_left_out_and_counted(tiny_llama, tiny_tokeni
             "every row of eval_dataset has 3 responses",
         ),
         ({"group_size": 9}, "allowed: 2 to 8"),
+        (
+            {"group_size": 2, "dataloader_num_workers": 1, "dataloader_persistent_workers": True},
+            "set dataloader_persistent_workers=False",
+        ),
         ({"group_size": 5}, "every row of train_dataset has 4 responses"),
     ],
 )

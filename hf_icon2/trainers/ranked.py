@@ -248,7 +248,10 @@ class RankedTrainer(_BaseTrainer):
             scores: Tensor = inputs["scores"]
             return scores
         with torch.no_grad():
-            return mean_log_probs(self.teacher_model, inputs, prefix="teacher_")
+            found = mean_log_probs(self.teacher_model, inputs, prefix="teacher_")
+        if not found.isfinite().all():
+            raise ValueError("a score of the teacher is not finite; load it in float32 or bfloat16")
+        return found
 
     def _note(self, student: Tensor, teacher: Tensor, losses: Tensor) -> None:
         figures = {
@@ -278,12 +281,8 @@ class RankedTrainer(_BaseTrainer):
     def _set_signature_columns_if_needed(self) -> None:
         if self._signature_columns is None:
             ids = ["prompt_ids", "responses_ids"]
-            self._signature_columns = [  # type: ignore[assignment]
-                *ids,
-                *(f"teacher_{name}" for name in ids),
-                "scores",
-                "row",
-            ]
+            names = [*ids, *(f"teacher_{name}" for name in ids), "scores", "row"]
+            self._signature_columns = names  # type: ignore[assignment]
 
 
 def _prepared_eval(

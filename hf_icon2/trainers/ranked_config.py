@@ -47,6 +47,11 @@ class RankedConfig(_BaseConfig):
     )
 
     def __post_init__(self) -> None:
+        if self.group_size is not None and self.dataloader_persistent_workers:
+            raise ValueError(
+                "group_size draws other groups in each epoch, and persistent workers would keep those of the first; "
+                "set dataloader_persistent_workers=False"
+            )
         gpu = not self.use_cpu and is_torch_bf16_gpu_available()
         if self.bf16 is None:
             self.bf16 = gpu and not self.fp16
