@@ -3,6 +3,8 @@
 import json
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -11,9 +13,10 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from hf_icon2.cli import main
+from hf_icon2.commands import distill
 from hf_icon2.commands.flags import with_flags
 from hf_icon2.distillation.candidates import sample_candidates
-from hf_icon2.distillation.recipe import DistillationRecipe
+from hf_icon2.distillation.recipe import DistillationRecipe, Scoring
 from hf_icon2.loading import load_model, load_tokenizer
 from hf_icon2.recipe import read_settings, sections
 from hf_icon2.steering.decoding import Sampling
@@ -101,6 +104,37 @@ def test_a_run_that_is_killed_in_every_stage_ends_with_the_same_student(finished
 def test_another_recipe_in_the_same_folder_is_refused(finished, command, capsys):
     assert main([*command, "--output", str(finished), "--scoring.alpha", "1.0"]) == 1
     assert "holds a run with another recipe (see scoring)" in capsys.readouterr().err
+
+
+def test_the_token_of_the_hub_is_shown_to_no_other_host(monkeypatch):
+    """What a real server on this machine sees of a client whose environment holds a token."""
+    seen = []
+
+    class Listener(BaseHTTPRequestHandler):
+        def log_message(self, *args):
+            pass
+
+        def do_POST(self):
+            seen.append(self.headers["Authorization"])
+            self.send_response(400)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    with ThreadingHTTPServer(("127.0.0.1", 0), Listener) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_address[1]}/v1"
+        recipe = DistillationRecipe(scoring=Scoring(alpha=0.0, endpoint=address))
+        for key in (None, "mine"):
+            if key:
+                monkeypatch.setenv("HF_ICON2_ENDPOINT_KEY", key)
+            with pytest.raises(ConnectionError, match="Bad request"):
+                distill._judge(recipe)(["a or b ?"])
+        server.shutdown()
+    assert seen == ["Bearer -", "Bearer mine"]
+    monkeypatch.delenv("HF_ICON2_ENDPOINT_KEY")
+    assert distill._key_for("https://router.huggingface.co/v1") is None
+    assert distill._key_for("https://nothuggingface.co/v1") == "-"
 
 
 def test_a_folder_in_which_nothing_was_scored_takes_a_corrected_recipe(command, tmp_path, capsys):

@@ -56,7 +56,7 @@ def sample_candidates(
 
     Returns:
         Columns `prompt` and `responses` (message lists; text for a model without a chat template) and `id`. Prompts
-        without n distinct responses that are not empty are left out and counted in a log line.
+        without n distinct responses that are not empty are left out and counted in a warning.
 
     Raises:
         ValueError: If there are no prompts, n is not from 2 to N, or no prompt has n distinct responses.
@@ -88,7 +88,12 @@ def sample_candidates(
             f"no prompt of {len(rows)} has {keep} distinct responses among {samples}; raise samples or the temperature"
         )
     if len(kept) < len(rows):
-        logger.info("%d of %d prompts have no %d distinct responses", len(rows) - len(kept), len(rows), keep)
+        logger.warning(
+            "%d of %d prompts have no %d distinct responses and are left out",
+            len(rows) - len(kept),
+            len(rows),
+            keep,
+        )
     return Dataset.from_list(kept)
 
 
