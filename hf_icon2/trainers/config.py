@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass, field
 
-from transformers.utils import is_torch_bf16_gpu_available  # type: ignore[attr-defined]
 from trl import DPOConfig  # type: ignore[attr-defined]
+
+from hf_icon2.trainers.precision import decide_precision
 
 
 @dataclass
@@ -70,11 +71,7 @@ class Icon2DPOConfig(DPOConfig):
     )
 
     def __post_init__(self) -> None:
-        gpu = not self.use_cpu and is_torch_bf16_gpu_available()
-        if self.bf16 is None:
-            self.bf16 = gpu and not self.fp16
-        if self.gradient_checkpointing is None and self.activation_checkpointing is None and gpu:
-            self.gradient_checkpointing = True
+        decide_precision(self)
         if self.reward_hacking_window < 1 or not 0 < self.reward_hacking_tolerance <= 1:
             raise ValueError(
                 f"reward_hacking_window={self.reward_hacking_window}, allowed: 1 or more; "

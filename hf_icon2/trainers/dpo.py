@@ -23,6 +23,7 @@ from hf_icon2.trainers.losses import dpo_loss
 from hf_icon2.trainers.monitor import RewardHackingMonitor
 from hf_icon2.trainers.pairs import PAIR_COLUMNS, check_pairs, pair_columns, provenance
 from hf_icon2.trainers.reference import SteeredReferenceMixin, described, reference_directions
+from hf_icon2.trainers.sources import name_of
 
 if TYPE_CHECKING:
     from peft import PeftConfig
@@ -150,7 +151,7 @@ class Icon2DPOTrainer(SteeredReferenceMixin):
         extra = [tags] if isinstance(tags, str) else list(tags or ())
         card = model_card(
             model_name=model_name or folder.name,
-            base_model=_name_of(self.model),
+            base_model=name_of(self.model),
             tags=[*self._tag_names, *extra],
             dataset_name=dataset_name,
             provenance=self._provenance,
@@ -224,14 +225,9 @@ def _pair_logps(log_probs: Tensor, tokens: int) -> tuple[Tensor, Tensor]:
     return chosen, rejected
 
 
-def _name_of(model: Any) -> str | None:  # noqa: ANN401 - a model or an adapter around one
-    """Id or folder that a model was loaded from, None if it was built in memory."""
-    return str(model.config._name_or_path) or None
-
-
 def _reference_copy(model: str | PreTrainedModel) -> PreTrainedModel | None:
     """A copy of a model that exists in memory only; None where TRL makes the reference itself."""
-    if isinstance(model, str) or is_peft_model(model) or _name_of(model):
+    if isinstance(model, str) or is_peft_model(model) or name_of(model):
         return None
     reference: PreTrainedModel = copy.deepcopy(model).eval()
     return reference
@@ -250,7 +246,7 @@ def _check_arguments(args: object, model: str | PreTrainedModel, processing_clas
             f"args is a {type(args).__name__}; Icon2DPOTrainer takes an Icon2DPOConfig, which has every "
             "field of DPOConfig"
         )
-    if processing_class is None and not isinstance(model, str) and _name_of(model) is None:
+    if processing_class is None and not isinstance(model, str) and name_of(model) is None:
         raise ValueError(
             "the model was built in memory and names no folder or Hub id to load a tokenizer from; pass "
             "processing_class=tokenizer"

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from transformers.utils import is_torch_bf16_gpu_available  # type: ignore[attr-defined]
 from trl.trainer.base_config import _BaseConfig
+
+from hf_icon2.trainers.precision import decide_precision
 
 
 @dataclass
@@ -52,9 +53,5 @@ class RankedConfig(_BaseConfig):
                 "group_size draws other groups in each epoch, and persistent workers would keep those of the first; "
                 "set dataloader_persistent_workers=False"
             )
-        gpu = not self.use_cpu and is_torch_bf16_gpu_available()
-        if self.bf16 is None:
-            self.bf16 = gpu and not self.fp16
-        if self.gradient_checkpointing is None and self.activation_checkpointing is None and gpu:
-            self.gradient_checkpointing = True
+        decide_precision(self)
         super().__post_init__()  # type: ignore[no-untyped-call]
