@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +17,7 @@ from hf_icon2.distillation.teacher import Ask, Judge, compare_prompt, score_cand
 from hf_icon2.loading import load_model, load_tokenizer
 from hf_icon2.prompts import Instruction
 from hf_icon2.steering.decoding import Sampling
-from hf_icon2.storage import write_atomic
+from hf_icon2.storage import read_json_lines, write_atomic
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -152,12 +153,8 @@ def _config(settings: Training, folder: Path, seed: int, show_progress: bool) ->
 
 
 def _rows_of(path: Path) -> Dataset | None:
-    from hf_icon2.storage import read_json_lines
-
-    return Dataset.from_list(list(read_json_lines(path))) if path.is_file() else None
+    return Dataset.from_list(read_json_lines(path)) if path.is_file() else None
 
 
 def _as_lines(rows: Dataset) -> str:
-    import json
-
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
