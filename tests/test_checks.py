@@ -2,14 +2,10 @@
 
 import copy
 import logging
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 from datasets import Dataset
-
-sys.path.insert(0, str(Path(__file__).parent))
 from zoo_models import zoo_model
 
 from hf_icon2.criteria import Criterion

@@ -1,14 +1,10 @@
 """Several steerings from one prefill must give what separate, plain runs of `generate` give."""
 
 import copy
-import sys
 import threading
-from pathlib import Path
 
 import pytest
 import torch
-
-sys.path.insert(0, str(Path(__file__).parent))
 from zoo import random_directions as directions_of
 from zoo_models import zoo_model
 

@@ -5,14 +5,10 @@ import hashlib
 import json
 import logging
 import math
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
-
-sys.path.insert(0, str(Path(__file__).parent))
 from zoo import hooked
 from zoo_models import zoo_model
 

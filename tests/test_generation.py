@@ -6,6 +6,7 @@ import threading
 
 import pytest
 import torch
+from greedy import NEW, STEERINGS, generate, prompts_of
 from transformers import GenerationConfig, pipeline
 from transformers.generation.streamers import BaseStreamer
 
@@ -13,14 +14,7 @@ from hf_icon2 import make_steerable, steer, steered_generate
 from hf_icon2.prompts import pad_batch
 from hf_icon2.steering.hooks import installed_state
 
-STEERINGS = [{"honesty": 3.0}, None, {"honesty": -3.0, "helpfulness": 2.0}]
 STEERING = {"honesty": 3.0, "helpfulness": -2.0}
-NEW = 8
-
-
-def prompts_of(*lengths, seed=3):
-    generator = torch.Generator().manual_seed(seed)
-    return [torch.randint(6, 300, (length,), generator=generator).tolist() for length in lengths]
 
 
 class Tokens(BaseStreamer):
@@ -34,13 +28,6 @@ class Tokens(BaseStreamer):
 
     def end(self):
         self.tokens = sum(self.pieces[1:], [])
-
-
-def generate(model, prompts, **kwargs):
-    """Answers as lists of NEW tokens."""
-    ids, mask = pad_batch(prompts, 0, side="left")
-    settings = {"max_new_tokens": NEW, "min_new_tokens": NEW, "do_sample": False, **kwargs}
-    return model.generate(input_ids=ids, attention_mask=mask, **settings)[:, ids.shape[1] :].tolist()
 
 
 @pytest.fixture(scope="module")

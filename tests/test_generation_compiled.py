@@ -5,13 +5,12 @@ import threading
 import pytest
 import torch
 import torch._dynamo.testing
+from greedy import generate, prompts_of
 from transformers import CompileConfig
 
 from hf_icon2 import make_steerable, steer
-from hf_icon2.prompts import pad_batch
 
 STEERING = {"honesty": 3.0, "helpfulness": -2.0}
-NEW = 8
 
 
 @pytest.fixture(autouse=True)
@@ -36,11 +35,6 @@ def directions(plain, random_directions):
     return random_directions(plain)
 
 
-def prompts_of(*lengths, seed=3):
-    generator = torch.Generator().manual_seed(seed)
-    return [torch.randint(6, 300, (length,), generator=generator).tolist() for length in lengths]
-
-
 def logits_by_hand(model, directions, ids, steering):
     def adder(layer):
         def hook(_module, _args, output):
@@ -57,12 +51,6 @@ def logits_by_hand(model, directions, ids, steering):
     for handle in handles:
         handle.remove()
     return logits
-
-
-def generate(model, prompts, **kwargs):
-    ids, mask = pad_batch(prompts, 0, side="left")
-    settings = {"max_new_tokens": NEW, "min_new_tokens": NEW, "do_sample": False, **kwargs}
-    return model.generate(input_ids=ids, attention_mask=mask, **settings)[:, ids.shape[1] :].tolist()
 
 
 @pytest.mark.parametrize("way", ["wrapper", "in place", "forward"])

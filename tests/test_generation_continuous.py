@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from greedy import prompts_of
 from transformers import ContinuousBatchingConfig, GenerationConfig
 from transformers.generation.continuous_batching import RequestState
 
@@ -10,11 +11,6 @@ from hf_icon2.steering.hooks import installed_state
 
 STEERING = {"honesty": 3.0, "helpfulness": -2.0}
 LENGTHS = (5, 9, 2, 70, 30)
-
-
-def prompts_of(*lengths, seed=3):
-    generator = torch.Generator().manual_seed(seed)
-    return [torch.randint(6, 300, (length,), generator=generator).tolist() for length in lengths]
 
 
 def batch(model, prompts, *, new=8, room=None, **kwargs):

@@ -4,6 +4,7 @@ import threading
 
 import pytest
 import torch
+from greedy import NEW, STEERINGS, generate, prompts_of
 from transformers import (
     LogitsProcessor,
     StoppingCriteria,
@@ -16,20 +17,7 @@ from hf_icon2 import Icon2LogitsProcessor, make_steerable, steer, steered_genera
 from hf_icon2.prompts import pad_batch
 from hf_icon2.steering.hooks import installed_state
 
-STEERINGS = [{"honesty": 3.0}, None, {"honesty": -3.0, "helpfulness": 2.0}]
 STEERING = {"honesty": 3.0, "helpfulness": -2.0}
-NEW = 8
-
-
-def prompts_of(*lengths, seed=3):
-    generator = torch.Generator().manual_seed(seed)
-    return [torch.randint(6, 300, (length,), generator=generator).tolist() for length in lengths]
-
-
-def generate(model, prompts, **kwargs):
-    ids, mask = pad_batch(prompts, 0, side="left")
-    settings = {"max_new_tokens": NEW, "min_new_tokens": NEW, "do_sample": False, **kwargs}
-    return model.generate(input_ids=ids, attention_mask=mask, **settings)[:, ids.shape[1] :].tolist()
 
 
 def logps_by_hand(model, directions, ids, steering, start):

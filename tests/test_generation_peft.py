@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from greedy import NEW, STEERINGS, generate, prompts_of
 from peft import (
     LoraConfig,
     PeftModel,
@@ -11,24 +12,10 @@ from peft import (
 )
 
 from hf_icon2 import Icon2LogitsProcessor, extract_directions, make_steerable, steer
-from hf_icon2.prompts import pad_batch
 from hf_icon2.steering.decoding import Sampling, generate_variants
 from hf_icon2.steering.hooks import installed_state
 
-STEERINGS = [{"honesty": 3.0}, None, {"honesty": -3.0, "helpfulness": 2.0}]
 STEERING = {"honesty": 3.0, "helpfulness": -2.0}
-NEW = 8
-
-
-def prompts_of(*lengths, seed=3):
-    generator = torch.Generator().manual_seed(seed)
-    return [torch.randint(6, 300, (length,), generator=generator).tolist() for length in lengths]
-
-
-def generate(model, prompts, **kwargs):
-    ids, mask = pad_batch(prompts, 0, side="left")
-    settings = {"max_new_tokens": NEW, "min_new_tokens": NEW, "do_sample": False, **kwargs}
-    return model.generate(input_ids=ids, attention_mask=mask, **settings)[:, ids.shape[1] :].tolist()
 
 
 def lora(seed=5, **settings):

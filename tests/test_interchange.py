@@ -5,7 +5,6 @@ import copy
 import json
 import random
 import struct
-import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,9 +12,8 @@ import numpy
 import pytest
 import torch
 from gguf import GGUFReader, GGUFWriter
+from greedy import NEW, generate, prompts_of
 from transformers import GraniteConfig, GraniteForCausalLM
-
-sys.path.insert(0, str(Path(__file__).parent))
 from zoo_models import zoo_model
 
 import hf_icon2
@@ -34,16 +32,10 @@ from hf_icon2.cli import main
 from hf_icon2.prompts import pad_batch
 
 STEERING = {"honesty": 2.0, "helpfulness": -1.5}
-NEW = 8
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:Detected that the base layer has no bias term"
 )  # PEFT: no merge
-
-
-def prompts_of(*lengths, seed=3):
-    generator = torch.Generator().manual_seed(seed)
-    return [torch.randint(6, 300, (length,), generator=generator).tolist() for length in lengths]
 
 
 PROMPTS = prompts_of(5, 9, 2)
@@ -51,9 +43,7 @@ PROMPTS = prompts_of(5, 9, 2)
 
 def answers(model, prompts=PROMPTS, **kwargs):
     """Greedy answers of a left-padded batch, NEW tokens each."""
-    ids, mask = pad_batch(prompts, 0, side="left")
-    settings = {"max_new_tokens": NEW, "min_new_tokens": NEW, "do_sample": False, **kwargs}
-    return model.generate(input_ids=ids, attention_mask=mask, **settings)[:, ids.shape[1] :].tolist()
+    return generate(model, prompts, **kwargs)
 
 
 def steered_everywhere(model, directions, steering=STEERING):

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from greedy import prompts_of
 from transformers import LogitsProcessor
 
 from hf_icon2 import Icon2LogitsProcessor, make_steerable, steer
@@ -89,11 +90,6 @@ def steered_model(tiny_model):
 @pytest.fixture(scope="module")
 def directions(model, random_directions):
     return random_directions(model)
-
-
-def prompts_of(*lengths, seed=3):
-    generator = torch.Generator().manual_seed(seed)
-    return [torch.randint(6, 300, (length,), generator=generator).tolist() for length in lengths]
 
 
 def generate(model, prompts, processor, **kwargs):

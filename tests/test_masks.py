@@ -2,26 +2,14 @@
 
 import pytest
 import torch
+from greedy import STEERINGS, generate, prompts_of
 from transformers import StaticCache
 
 from hf_icon2 import make_steerable, steer
 from hf_icon2.prompts import pad_batch
 from hf_icon2.steering.masks import real_tokens
 
-STEERINGS = [{"honesty": 3.0}, None, {"honesty": -3.0, "helpfulness": 2.0}]
-NEW = 8
 REAL = torch.tensor([[False, False, True, True], [True, True, True, True]])
-
-
-def prompts_of(*lengths, seed=3):
-    generator = torch.Generator().manual_seed(seed)
-    return [torch.randint(6, 300, (length,), generator=generator).tolist() for length in lengths]
-
-
-def generate(model, prompts, **kwargs):
-    ids, mask = pad_batch(prompts, 0, side="left")
-    settings = {"max_new_tokens": NEW, "min_new_tokens": NEW, "do_sample": False, **kwargs}
-    return model.generate(input_ids=ids, attention_mask=mask, **settings)[:, ids.shape[1] :].tolist()
 
 
 def four_dimensional(real, keys=None):

@@ -2,12 +2,8 @@
 
 import gc
 import logging
-import sys
-from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
 import zoo
 
 TYPES = (*zoo.CAUSAL, *zoo.MULTIMODAL)
