@@ -13,6 +13,8 @@ __version__ = "0.1.0"
 _HOME = {
     "ChatLetterJudge": "judges.chat_letters",
     "Criterion": "criteria",
+    "CycleAlignConfig": "trainers.cyclealign",
+    "CycleAlignTrainer": "trainers.cyclealign",
     "DEFAULT_CRITERIA": "criteria",
     "DirectionVectorConfig": "directions.config",
     "DirectionVectors": "directions.vectors",
@@ -79,6 +81,8 @@ if TYPE_CHECKING:
     from hf_icon2.synthesis.publishing import save_pairs as save_pairs
     from hf_icon2.synthesis.tuning import tune as tune
     from hf_icon2.trainers.config import Icon2DPOConfig as Icon2DPOConfig
+    from hf_icon2.trainers.cyclealign import CycleAlignConfig as CycleAlignConfig
+    from hf_icon2.trainers.cyclealign import CycleAlignTrainer as CycleAlignTrainer
     from hf_icon2.trainers.dpo import Icon2DPOTrainer as Icon2DPOTrainer
     from hf_icon2.trainers.pad import PADConfig as PADConfig
     from hf_icon2.trainers.pad import PADTrainer as PADTrainer

@@ -186,7 +186,9 @@ def test_no_text_breaks_a_card(tiny_llama, random_directions, tmp_path):
             tags=[EVIL],
             dataset_name=None,
             provenance={"rows": 1, "columns": [EVIL], "directions": [EVIL], "criteria": [criterion]},
-            training={"settings": {EVIL: EVIL}, "monitor": EVIL, "versions": EVIL},
+            settings={EVIL: EVIL},
+            monitor=EVIL,
+            versions=EVIL,
         )
     )
     record = {"steering": json.dumps({EVIL: 1.0}), "directions_sha256": EVIL}

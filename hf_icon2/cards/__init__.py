@@ -147,7 +147,7 @@ def model_card(
     tags: Sequence[str],
     dataset_name: str | None,
     provenance: Mapping[str, Any],
-    training: Mapping[str, Any],
+    **training: Any,
 ) -> str:
     """The card of a model trained on steered pairs: from what, on which pairs, how, and how it went.
 
@@ -157,7 +157,7 @@ def model_card(
         tags: Tags for the Hub.
         dataset_name: Id of the pairs on the Hub, if they are there.
         provenance: `rows`, `columns`, `directions`, `criteria` (each `name`, `pairs`, `chosen`, `rejected`).
-        training: `settings` (name to value), `monitor` (a sentence) and `versions`.
+        **training: `settings` (name to value), `monitor` (a sentence) and `versions`.
     """
     base = hub_id(base_model)
     data = ModelCardData(

@@ -7,17 +7,15 @@ runs (monitor).
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from importlib.metadata import version
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from accelerate.utils import is_peft_model
 from datasets import Dataset, IterableDataset
 from torch import Tensor, nn
 from transformers import EarlyStoppingCallback, PreTrainedModel, TrainerCallback
-from transformers.trainer_utils import SchedulerType
 
 from hf_icon2.cards import PAPER, model_card
+from hf_icon2.trainers.card import training_settings, write_card
 from hf_icon2.trainers.config import Icon2DPOConfig
 from hf_icon2.trainers.losses import dpo_loss
 from hf_icon2.trainers.monitor import RewardHackingMonitor
@@ -145,43 +143,29 @@ class Icon2DPOTrainer(SteeredReferenceMixin):
             dataset_name: Id of the pairs on the Hub.
             tags: Tags besides those of this trainer.
         """
-        if not self.is_world_process_zero():
-            return
-        folder = Path(str(self.args.output_dir))
-        extra = [tags] if isinstance(tags, str) else list(tags or ())
-        card = model_card(
-            model_name=model_name or folder.name,
-            base_model=name_of(self.model),
-            tags=[*self._tag_names, *extra],
-            dataset_name=dataset_name,
+        write_card(
+            self,
+            model_card,
+            model_name,
+            dataset_name,
+            tags,
             provenance=self._provenance,
-            training={
-                "settings": self._settings(),
-                "monitor": self.monitor.summary() if self.args.monitor_reward_hacking else "Not monitored.",
-                "versions": ", ".join(f"{name} {version(name)}" for name in ("trl", "transformers", "torch")),
-            },
+            settings=self._settings(),
+            monitor=self.monitor.summary() if self.args.monitor_reward_hacking else "Not monitored.",
         )
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "README.md").write_text(card, encoding="utf-8")
 
     def _settings(self) -> dict[str, object]:
         """What a reader of the card asks for."""
-        args, state = self.args, self.state
-        schedule, columns = SchedulerType(args.lr_scheduler_type).value, self._provenance["columns"]
+        args, state, columns = self.args, self.state, self._provenance["columns"]
         best = None
         if state.best_metric is not None:
             best = f"{args.metric_for_best_model} {state.best_metric:.4f} at step {state.best_global_step}"
         return {
             "beta": args.beta,
-            "learning rate": f"{args.learning_rate:g}, {schedule} schedule, warm-up {args.warmup_steps:g}",
-            "pairs per step": args.pairs_per_step,
-            "steps": f"{state.global_step} of {state.max_steps}",
-            "precision": "bfloat16" if args.bf16 else "float16" if args.fp16 else "float32",
+            **training_settings(self),
             "reference steered by": described(args.reference_steering),
-            "trained": "adapter" if is_peft_model(self.model) else "all weights",
             "per-pair columns": ", ".join(name for name in PAIR_COLUMNS if name in columns) or "none",
             "best held-out metric": best or "not tracked",
-            "seed": args.seed,
         }
 
 

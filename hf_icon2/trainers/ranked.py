@@ -5,8 +5,6 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from importlib.metadata import version
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -19,11 +17,11 @@ from transformers import (
     TrainerCallback,
     set_seed,
 )
-from transformers.trainer_utils import SchedulerType
 from trl.trainer.base_trainer import _BaseTrainer
 from trl.trainer.utils import disable_dropout_in_model
 
 from hf_icon2.cards import distilled_model_card
+from hf_icon2.trainers.card import training_settings, write_card
 from hf_icon2.trainers.fused_head import fuse_head, mean_log_probs
 from hf_icon2.trainers.ranked_config import RankedConfig
 from hf_icon2.trainers.ranked_rows import FreshGroups, RankedCollator, prepare_ranked, split_into_groups
@@ -122,6 +120,15 @@ class RankedTrainer(_BaseTrainer):
             (G,).
         """
 
+    def figures(self, student: Tensor, teacher: Tensor) -> dict[str, Tensor]:
+        """What is logged of each group, (G,) each by name; arguments as in `ranking_loss`."""
+        favourite = student.argmax(-1, keepdim=True)
+        return {
+            "kendall_tau": kendall_tau(student, teacher),
+            "best_agrees": (teacher.gather(-1, favourite)[:, 0] == teacher.amax(-1)).double(),
+            "mean_logp": student.mean(-1),
+        }
+
     @classmethod
     @abstractmethod
     def _default_config(cls) -> RankedConfig: ...
@@ -182,37 +189,20 @@ class RankedTrainer(_BaseTrainer):
             dataset_name: Id of the ranked responses on the Hub.
             tags: Tags besides those of this trainer.
         """
-        if not self.is_world_process_zero():
-            return
-        folder, rows = Path(str(self.args.output_dir)), cast(Dataset, self.train_dataset)
-        card = distilled_model_card(
-            model_name=model_name or folder.name,
-            base_model=name_of(self.model),
+        rows = cast(Dataset, self.train_dataset)
+        write_card(
+            self,
+            distilled_model_card,
+            model_name,
+            dataset_name,
+            tags,
             method=self._name,
             paper=self._paper,
-            tags=[*self._tag_names, *([tags] if isinstance(tags, str) else tags or ())],
-            dataset_name=dataset_name,
             rows=len(rows),
             responses=len(rows[0]["responses_ids"]),
             teacher=self.teacher_model and name_of(self.teacher_model),
-            settings=self._settings(),
-            versions=", ".join(f"{name} {version(name)}" for name in ("trl", "transformers", "torch")),
+            settings={**self._method_settings(), **training_settings(self)},
         )
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "README.md").write_text(card, encoding="utf-8")
-
-    def _settings(self) -> dict[str, object]:
-        """What a reader of the card asks for."""
-        args = self.args
-        schedule = SchedulerType(args.lr_scheduler_type).value
-        return {
-            **self._method_settings(),
-            "learning rate": f"{args.learning_rate:g}, {schedule} schedule, warm-up {args.warmup_steps:g}",
-            "prompts per step": args.train_batch_size * args.gradient_accumulation_steps * args.world_size,
-            "steps": f"{self.state.global_step} of {self.state.max_steps}",
-            "trained": "adapter" if is_peft_model(self.model) else "all weights",
-            "seed": args.seed,
-        }
 
     @abstractmethod
     def _method_settings(self) -> dict[str, object]: ...
@@ -254,11 +244,7 @@ class RankedTrainer(_BaseTrainer):
         return found
 
     def _note(self, student: Tensor, teacher: Tensor, losses: Tensor) -> None:
-        figures = {
-            "kendall_tau": kendall_tau(student, teacher),
-            "best_agrees": (student.argmax(-1) == teacher.argmax(-1)).double(),
-            "mean_logp": student.mean(-1),
-        }
+        figures = self.figures(student, teacher)
         training, accelerator = self.model.training, self.accelerator
         if not training:
             figures["loss"] = losses  # Trainer's mean counts rows twice where processes have uneven shares
