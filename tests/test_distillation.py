@@ -14,10 +14,12 @@ from huggingface_hub import InferenceClient
 
 from hf_icon2.distillation.candidates import sample_candidates
 from hf_icon2.distillation.diversity import most_different
-from hf_icon2.distillation.teacher import compare_prompt, score_candidates, selection_probabilities
+from hf_icon2.distillation.teacher import score_candidates, selection_probabilities
 from hf_icon2.judges import chat_letters
 from hf_icon2.judges.chat_letters import ChatLetterJudge
-from hf_icon2.judges.letters import LetterChoice, LetterJudge
+from hf_icon2.judges.letters import LetterJudge
+from hf_icon2.judges.verdicts import LetterChoice
+from hf_icon2.judges.wording import compare_prompt
 from hf_icon2.prompts import encode_prompt
 from hf_icon2.steering.decoding import Sampling
 from hf_icon2.toy import instructions

@@ -34,7 +34,7 @@ def run(arguments: argparse.Namespace) -> str:
     recipe = _recipe(arguments)
     _claim(arguments.output, recipe)
     from hf_icon2.distillation.rounds import distil_preferences
-    from hf_icon2.distillation.teacher import compare_prompt
+    from hf_icon2.judges.wording import compare_prompt
     from hf_icon2.toy.skills import ab_prompt
 
     model, tokenizer = _teacher(recipe)

@@ -13,7 +13,8 @@ from datasets import Dataset
 
 from hf_icon2.distillation.candidates import sample_candidates
 from hf_icon2.distillation.recipe import ROWS, DistillationRecipe, Training
-from hf_icon2.distillation.teacher import Ask, Judge, compare_prompt, score_candidates
+from hf_icon2.distillation.teacher import Judge, score_candidates
+from hf_icon2.judges.wording import Ask, compare_prompt
 from hf_icon2.loading import load_model, load_tokenizer
 from hf_icon2.prompts import Instruction
 from hf_icon2.steering.decoding import Sampling

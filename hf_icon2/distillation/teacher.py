@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 from datasets import Dataset
 from tqdm.auto import tqdm
 
-from hf_icon2.judges.letters import LetterChoice, LetterJudge
+from hf_icon2.judges.letters import LetterJudge
+from hf_icon2.judges.verdicts import LetterChoice
+from hf_icon2.judges.wording import Ask, compare_prompt, question_text
 from hf_icon2.likelihood import continuation_log_probs
-from hf_icon2.prompts import Instruction, answer_text, as_messages, encode_exchange
+from hf_icon2.prompts import Instruction, answer_text, encode_exchange
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -21,30 +23,11 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 Judge = Callable[[Sequence[Instruction]], Sequence[LetterChoice]]
-Ask = Callable[[str, str, str], Instruction]
-"""Question, first answer, second answer -> what the judge is asked."""
-
 LEAST_PROBABILITY = 1e-4
 """Selection probabilities are kept above it: a log of nearly 0 would drown every other score."""
 
 LEAST_MASS = 0.1
 """Probability of the two letters below which a judge is taken not to answer with them."""
-
-
-def compare_prompt(question: str, first: str, second: str) -> str:
-    """Asks which of two answers is better; the reply is A or B.
-
-    Args:
-        question: What was asked.
-        first: Answer A.
-        second: Answer B.
-    """
-    return (
-        "Which answer serves the question better? Weigh how true, complete, relevant, clear and harmless it is, "
-        "not how long.\n\n"
-        f"Question:\n{question}\n\nAnswer A:\n{first}\n\nAnswer B:\n{second}\n\n"
-        "Reply with the letter of the better answer, A or B, and nothing else."
-    )
 
 
 def score_candidates(
@@ -118,7 +101,7 @@ def selection_probabilities(count: int, choices: Sequence[LetterChoice]) -> list
 
 
 def _selection(row: dict[str, Any], judge: Judge, ask: Ask) -> dict[str, Any]:
-    question, texts = _question(row["prompt"]), [answer_text(item) for item in row["responses"]]
+    question, texts = question_text(row["prompt"]), [answer_text(item) for item in row["responses"]]
     choices = judge([ask(question, texts[first], texts[second]) for first, second in _pairs(len(texts))])
     return {
         "selection": selection_probabilities(len(texts), choices),
@@ -169,14 +152,6 @@ def _mixed(parts: dict[str, Any], alpha: float) -> list[float]:
     if not selection:
         return list(likelihood)
     return [alpha * one + (1 - alpha) * other for one, other in zip(likelihood, selection, strict=True)]
-
-
-def _question(prompt: Instruction) -> str:
-    """The user's text, or all turns of a longer conversation, each after its role."""
-    turns = as_messages(prompt)
-    if len(turns) == 1:
-        return turns[0]["content"]
-    return "\n\n".join(f"{turn['role'].capitalize()}: {turn['content']}" for turn in turns)
 
 
 def _model_of(

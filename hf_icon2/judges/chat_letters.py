@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
-from hf_icon2.judges.letters import LetterChoice
+from hf_icon2.judges.verdicts import LetterChoice
 from hf_icon2.prompts import Instruction, as_messages
 
 if TYPE_CHECKING:

@@ -4,27 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import torch
+from tqdm.auto import tqdm
 
+from hf_icon2.judges.verdicts import LetterChoice
 from hf_icon2.likelihood import next_token_log_probs
 from hf_icon2.prompts import Instruction, encode_prompt
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-
-class LetterChoice(NamedTuple):
-    """What a judge thinks of one question.
-
-    Args:
-        probability: Of the first letter, the two renormalised; 0 to 1.
-        mass: Probability that the reply begins with either letter; near 0 the judge did not understand.
-    """
-
-    probability: float
-    mass: float
 
 
 class LetterJudge:
@@ -36,6 +26,7 @@ class LetterJudge:
         letters: First and second; a reply counts whose first token is the letter, in either case, with or
             without spaces around it.
         system: System prompt, or None.
+        batch_size: Questions at a time; what they begin with in common is read once.
     """
 
     def __init__(
@@ -45,10 +36,12 @@ class LetterJudge:
         *,
         letters: tuple[str, str] = ("A", "B"),
         system: str | None = None,
+        batch_size: int = 32,
     ) -> None:
         self.model = model
         self.tokenizer = tokenizer
         self.system = system
+        self.batch_size = batch_size
         self.ids = tuple(_spellings(tokenizer, letter) for letter in letters)
         for letter, ids in zip(letters, self.ids, strict=True):
             if not ids:
@@ -56,12 +49,23 @@ class LetterJudge:
                     f"no token of this vocabulary is the letter {letter!r}; pass letters= that single tokens spell"
                 )
 
-    def __call__(self, questions: Sequence[Instruction]) -> list[LetterChoice]:
-        """Asks questions that begin alike, so that their common beginning is read once.
+    def __call__(
+        self, questions: Sequence[Instruction], *, progress: str | None = None
+    ) -> list[LetterChoice]:
+        """Asks questions; cheapest where neighbours begin alike.
 
         Args:
             questions: Text or conversations, each asking for one of the two letters.
+            progress: Name of the progress bar; None shows none.
         """
+        choices: list[LetterChoice] = []
+        with tqdm(desc=progress, total=len(questions), disable=progress is None) as bar:
+            for start in range(0, len(questions), self.batch_size):
+                choices += self._batch(questions[start : start + self.batch_size])
+                bar.update(len(choices) - bar.n)
+        return choices
+
+    def _batch(self, questions: Sequence[Instruction]) -> list[LetterChoice]:
         rows = [encode_prompt(self.tokenizer, question, self.system) for question in questions]
         log_probs = next_token_log_probs(self.model, rows)
         first, second = (log_probs[:, list(ids)].double().logsumexp(-1) for ids in self.ids)

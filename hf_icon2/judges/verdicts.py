@@ -3,7 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
+
+
+class LetterChoice(NamedTuple):
+    """What a judge thinks of one question that asks for one of two letters.
+
+    Args:
+        probability: Of the first letter, the two renormalised; 0 to 1.
+        mass: Probability that the reply begins with either letter; near 0 the judge did not understand.
+    """
+
+    probability: float
+    mass: float
 
 
 @dataclass(frozen=True)
@@ -14,11 +26,13 @@ class Comparison:
         forward: Probability that the first answer is the better one, shown in this order; None if unreadable.
         backward: The same probability, shown in the other order.
         reason: Why a probability is missing.
+        stopped: Whether it may be judged later: the batch ended before, or its budget did.
     """
 
     forward: float | None
     backward: float | None
     reason: str | None = None
+    stopped: bool = False
 
     @property
     def probability(self) -> float | None:
