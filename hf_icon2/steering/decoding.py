@@ -36,6 +36,7 @@ def generate_variants(
     directions: DirectionVectors | None = None,
     stop_ids: Sequence[int] = (),
     limits: Sequence[Sequence[int]] | None = None,
+    temperatures: Sequence[float] | None = None,
     batch_size: int = 32,
     progress: Callable[[int], object] = lambda _done: None,
 ) -> list[list[Completion]]:
@@ -51,6 +52,7 @@ def generate_variants(
         directions: Needed where any variant is steered.
         stop_ids: Ids that end an answer, beside the model's own end-of-sequence ids.
         limits: V lists of N longest answers, where rows differ; `sampling.max_new_tokens` for all by default.
+        temperatures: Of the V variants, where they differ; `sampling.temperature` for all by default.
         batch_size: Prompts decoded at a time, so V times as many rows at most.
         progress: Called with the number of answers finished.
 
@@ -64,6 +66,11 @@ def generate_variants(
             raise ValueError(
                 f"{name} must be {len(variants)} lists of {len(prompts)} entries, one per prompt"
             )
+    temperatures = [sampling.temperature] * len(variants) if temperatures is None else temperatures
+    if len(temperatures) != len(variants) or min(temperatures, default=0) < 0:
+        raise ValueError(
+            f"temperatures must be {len(variants)} numbers of 0 (greedy) or more, one per variant, got {temperatures}"
+        )
     if directions is None and any(map(any, variants)):
         raise ValueError("a variant is steered, so directions are needed; pass directions=...")
     refuse_soft_prompt(model)
@@ -72,7 +79,8 @@ def generate_variants(
     if directions is not None:
         state.check(directions)
     flat = [*chain(*variants)], [*chain(*seeds)], [*chain(*limits)]
-    tasks = Tasks(prompts, directions, *flat, ends, progress)
+    heat = [temperature for temperature in temperatures for _ in prompts]
+    tasks = Tasks(prompts, directions, *flat, heat, ends, progress)
     if shares_prefill(inner):
         _Engine(inner, trunk, state, sampling, pad).run(tasks, batch_size)
     else:
@@ -117,7 +125,8 @@ class _Engine:
             assert rows is not None
             seeds = [tasks.seeds[place] for place in rows.places]
             steps = [len(tasks.answers[place]) for place in rows.places]
-            chosen = self.sampling.choose(self._logits(rows), seeds, steps)
+            heat = [tasks.temperatures[place] for place in rows.places]
+            chosen = self.sampling.choose(self._logits(rows), seeds, steps, heat)
             ended = tasks.record(chosen.tolist(), rows.places)
             rows = None if len(ended) == len(rows.places) else _advance(rows, chosen, ended)
 

@@ -37,20 +37,41 @@ class Sampling:
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p must be above 0 and at most 1, got {self.top_p}")
 
-    def choose(self, logits: Tensor, seeds: Sequence[int], steps: Sequence[int]) -> Tensor:
+    def choose(
+        self,
+        logits: Tensor,
+        seeds: Sequence[int],
+        steps: Sequence[int],
+        temperatures: Sequence[float] | None = None,
+    ) -> Tensor:
         """The next token of each row: temperature and top-p first, then noise, then arg-max.
 
         Args:
             logits: (R, V) float32.
             seeds: Of the R rows; rows with equal seeds at equal steps share their noise.
             steps: Number of tokens generated so far, by each row.
+            temperatures: Of the R rows, where they differ.
 
         Returns:
             (R,) token ids.
         """
-        if self.temperature == 0:
+        own = temperatures or [self.temperature] * len(logits)
+        if len({*own}) == 1:
+            return self._choose_at(own[0], logits, seeds, steps)
+        chosen = logits.new_empty(len(logits), dtype=torch.long)
+        for temperature in sorted({*own}):
+            rows = [row for row, value in enumerate(own) if value == temperature]
+            index = torch.tensor(rows, device=logits.device)
+            keys = [seeds[row] for row in rows], [steps[row] for row in rows]
+            chosen[index] = self._choose_at(temperature, logits[index], *keys)
+        return chosen
+
+    def _choose_at(
+        self, temperature: float, logits: Tensor, seeds: Sequence[int], steps: Sequence[int]
+    ) -> Tensor:
+        if temperature == 0:
             return logits.argmax(-1)
-        scores = logits / self.temperature
+        scores = logits / temperature
         if self.top_p < 1:
             scores = TopPLogitsWarper(self.top_p)(None, scores)
         keys = list(zip(seeds, steps, strict=True))
@@ -79,6 +100,7 @@ class Tasks:
         steerings: Of each answer.
         seeds: Of each answer.
         limits: Longest length of each answer.
+        temperatures: Of each answer.
         stop_ids: Ids that end an answer.
         progress: Called with the number of answers finished.
     """
@@ -88,6 +110,7 @@ class Tasks:
     steerings: list[RowSteering | None]
     seeds: list[int]
     limits: list[int]
+    temperatures: list[float]
     stop_ids: set[int]
     progress: Callable[[int], object]
     answers: list[list[int]] = field(init=False)

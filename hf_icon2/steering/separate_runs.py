@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import groupby
 from typing import Any
@@ -65,7 +66,8 @@ def run_separately(
             places = tasks.places(batch)[variant * len(batch) : (variant + 1) * len(batch)]
             ids = torch.tensor([list(tasks.prompts[index]) for index in batch], device=input_device(model))
             columns = ids.shape[1]
-            chooser = _Chooser(sampling, [tasks.seeds[place] for place in places], columns)
+            chosen = replace(sampling, temperature=tasks.temperatures[places[0]])  # one per variant
+            chooser = _Chooser(chosen, [tasks.seeds[place] for place in places], columns)
             config = GenerationConfig(
                 max_new_tokens=max(tasks.limits[place] for place in places),
                 do_sample=False,
