@@ -16,6 +16,7 @@ _HOME = {
     "CycleAlignConfig": "trainers.cyclealign",
     "CycleAlignTrainer": "trainers.cyclealign",
     "DEFAULT_CRITERIA": "criteria",
+    "Demonstration": "judges.verdicts",
     "DirectionVectorConfig": "directions.config",
     "DirectionVectors": "directions.vectors",
     "Icon2DPOConfig": "trainers.config",
@@ -27,6 +28,8 @@ _HOME = {
     "LetterJudge": "judges.letters",
     "PADConfig": "trainers.pad",
     "PADTrainer": "trainers.pad",
+    "Ranking": "judges.verdicts",
+    "RankingJudge": "judges.ranking",
     "Recipe": "recipe",
     "export_gguf": "interchange.gguf_files",
     "export_lm_eval": "interchange.lm_eval_file",
@@ -64,6 +67,9 @@ if TYPE_CHECKING:
     from hf_icon2.interchange.peft_adapter import export_peft as export_peft
     from hf_icon2.judges.chat_letters import ChatLetterJudge as ChatLetterJudge
     from hf_icon2.judges.letters import LetterJudge as LetterJudge
+    from hf_icon2.judges.ranking import RankingJudge as RankingJudge
+    from hf_icon2.judges.verdicts import Demonstration as Demonstration
+    from hf_icon2.judges.verdicts import Ranking as Ranking
     from hf_icon2.pipeline.run import run_recipe as run_recipe
     from hf_icon2.recipe import Recipe as Recipe
     from hf_icon2.steering.generation import Icon2GenerationMixin as Icon2GenerationMixin
