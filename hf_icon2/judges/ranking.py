@@ -170,7 +170,7 @@ def _warn_of_dropped(rankings: Sequence[Ranking]) -> None:
             "%d of %d questions have no ranking: %s",
             sum(counts.values()),
             len(rankings),
-            "; ".join(f"{count} times {reason}" for reason, count in counts.items()),
+            "; ".join(f"{reason} ({count})" for reason, count in counts.items()),
         )
 
 

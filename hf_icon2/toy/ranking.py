@@ -6,6 +6,7 @@ demonstrations is worth can be measured. No torch, nothing random but by a seed.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -89,7 +90,7 @@ class RankingRule:
                 f"the toy ranks answers to its own instructions only, got {query.question[:80]!r}; take some from "
                 "hf_icon2.toy.instructions"
             )
-        sigma: float = self.noise * 2 ** (-self.coupling * evidence(query, demonstrations))
+        sigma = self.noise * math.exp2(-self.coupling * evidence(query, demonstrations))
         worths = [
             worth(query.question, text) + sigma * self._disturbance(query, text) for text in query.answers
         ]
@@ -100,7 +101,7 @@ class RankingRule:
         """Standard normal."""
         lasting = _draw(self.seed, query.question, text).gauss(0, 1)
         passing = _draw(self.seed, query.question, text, query.answers).gauss(0, 1)
-        return self.bias**0.5 * lasting + (1 - self.bias) ** 0.5 * passing
+        return math.sqrt(self.bias) * lasting + math.sqrt(1 - self.bias) * passing
 
 
 def worth(question: str, answer: str) -> float:
