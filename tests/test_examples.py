@@ -117,8 +117,17 @@ def test_the_training_script_runs_under_accelerate_launch(tiny_llama_dir, tmp_pa
     assert (tmp_path / "out" / "model.safetensors").is_file()
 
 
-@pytest.mark.parametrize("teacher", [False, True])
-def test_the_distillation_script_takes_scores_or_a_teacher(run_example, tiny_llama_dir, tmp_path, teacher):
+@pytest.mark.parametrize(
+    ("name", "teacher", "method"),
+    [
+        ("train_pad", False, "preference-aligned distillation"),
+        ("train_pad", True, "preference-aligned distillation"),
+        ("train_cyclealign", False, "(CycleAlign)"),
+    ],
+)
+def test_the_distillation_scripts_take_scores_or_a_teacher(
+    run_example, tiny_llama_dir, tmp_path, name, teacher, method
+):
     rows = [
         {
             "prompt": [{"role": "user", "content": f"What is number {index}?"}],
@@ -140,12 +149,10 @@ def test_the_distillation_script_takes_scores_or_a_teacher(run_example, tiny_lla
         "use_cpu": True,
         **({"teacher": tiny_llama_dir} if teacher else {}),
     }
-    printed = run_example(
-        "train_pad", *(text for key, value in flags.items() for text in (f"--{key}", value))
-    )
+    printed = run_example(name, *(text for key, value in flags.items() for text in (f"--{key}", value)))
     assert f"saved to {tmp_path / 'out'}" in printed
     assert (tmp_path / "out" / "model.safetensors").is_file()
-    assert "preference-aligned distillation" in (tmp_path / "out" / "README.md").read_text()
+    assert method in (tmp_path / "out" / "README.md").read_text()
 
 
 def test_the_distilled_student_answers_better(run_example, tmp_path):
