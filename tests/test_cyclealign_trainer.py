@@ -171,7 +171,9 @@ def test_training_brings_the_students_order_to_the_teachers(tiny_llama, tiny_tok
 def test_both_terms_and_the_agreement_are_logged(tiny_llama, tiny_tokenizer, tmp_path):
     """The loss is one plus the weight times the other; the figures are means over four rows by hand."""
     data = rows()
-    run = trainer(tiny_llama, tiny_tokenizer, tmp_path, data, eval_dataset=data, sft_weight=0.25)
+    run = trainer(
+        tiny_llama, tiny_tokenizer, tmp_path, data, eval_dataset=data, loss_type="rrhf", sft_weight=0.25
+    )
     found = run.evaluate()
     with torch.no_grad():
         p = [mean_log_probs(tiny_llama, tiny_tokenizer, row) for row in data]

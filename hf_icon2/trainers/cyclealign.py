@@ -34,12 +34,15 @@ CYCLEALIGN_PAPER = {
 class CycleAlignConfig(RankedConfig):
     """Settings of `CycleAlignTrainer`; see `RankedConfig` for the others.
 
-    The paper trains with RRHF and with PRO; weights, learning rate and ListMLE are our choices.
+    The paper trains with RRHF and with PRO; the weights, the learning rate and ListMLE, which is how PRO is written
+    for rankings without rewards, are our choices. "listmle" at temperature 1 weighs all pairs almost alike. RRHF, and
+    "listmle" at a low temperature, learn from the pairs that the student orders otherwise; where the teacher errs
+    often, most of these are its errors.
 
     Args:
         learning_rate: 2e-5 by default, that of RRHF's code for 7B models; small models want a far higher one.
-        loss_type: "rrhf" only corrects pairs in the wrong order, "pro" weighs them by the gaps between scores,
-            "listmle" is the likelihood of the whole order.
+        loss_type: "listmle" is the likelihood of the whole order, "pro" weighs it by the gaps between responses,
+            "rrhf" only corrects pairs in the wrong order.
         pro_gaps: Gaps of "pro": "ranks" counts the ranks between two responses, "scores" takes the teacher's
             scores, for rewards on a scale, and "unit" is "listmle".
         student_temperature: Divides the student's mean log-probabilities in "pro" and "listmle"; above 0.
@@ -48,7 +51,7 @@ class CycleAlignConfig(RankedConfig):
 
     learning_rate: float = field(default=2e-5, metadata={"help": "The initial learning rate for AdamW."})
     loss_type: str = field(
-        default="rrhf", metadata={"help": "rrhf: wrong pairs; pro: by gaps; listmle: the whole order."}
+        default="listmle", metadata={"help": "listmle: the whole order; pro: by gaps; rrhf: wrong pairs."}
     )
     pro_gaps: str = field(default="ranks", metadata={"help": "Gaps of pro: ranks, scores or unit."})
     student_temperature: float = field(

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import EarlyStoppingCallback, PreTrainedModel, TrainerCallback
 
 from hf_icon2.cards import PAPER, model_card
-from hf_icon2.trainers.card import training_settings, write_card
+from hf_icon2.trainers.card import CardMixin
 from hf_icon2.trainers.config import Icon2DPOConfig
 from hf_icon2.trainers.losses import dpo_loss
 from hf_icon2.trainers.monitor import RewardHackingMonitor
@@ -30,7 +30,7 @@ Pairs: TypeAlias = Dataset | IterableDataset
 Collate = Callable[[list[dict[str, Any]]], dict[str, Any]]
 
 
-class Icon2DPOTrainer(SteeredReferenceMixin):
+class Icon2DPOTrainer(CardMixin, SteeredReferenceMixin):
     """DPO with a weight and a margin per pair. The only change to `DPOTrainer` is what these add to the loss.
 
     Float columns `weight` and `margin` of a dataset, for instance from the self-check of the pairs, enter the
@@ -130,25 +130,9 @@ class Icon2DPOTrainer(SteeredReferenceMixin):
         change = (shaped - dpo_loss(*policy, *reference, beta=self.beta)).mean()
         return (result[0] + change, result[1]) if return_outputs else result + change
 
-    def create_model_card(  # type: ignore[override]  # TRL's signature, which differs from Trainer's
-        self,
-        model_name: str | None = None,
-        dataset_name: str | None = None,
-        tags: str | list[str] | None = None,
-    ) -> None:
-        """Writes README.md into the output folder: base model, pairs, settings, and what the monitor saw.
-
-        Args:
-            model_name: Title of the card.
-            dataset_name: Id of the pairs on the Hub.
-            tags: Tags besides those of this trainer.
-        """
-        write_card(
-            self,
-            model_card,
-            model_name,
-            dataset_name,
-            tags,
+    def _card(self, **shared: Any) -> str:
+        return model_card(
+            **shared,
             provenance=self._provenance,
             settings=self._settings(),
             monitor=self.monitor.summary() if self.args.monitor_reward_hacking else "Not monitored.",
@@ -162,7 +146,7 @@ class Icon2DPOTrainer(SteeredReferenceMixin):
             best = f"{args.metric_for_best_model} {state.best_metric:.4f} at step {state.best_global_step}"
         return {
             "beta": args.beta,
-            **training_settings(self),
+            **self._training_settings(),
             "reference steered by": described(args.reference_steering),
             "per-pair columns": ", ".join(name for name in PAIR_COLUMNS if name in columns) or "none",
             "best held-out metric": best or "not tracked",

@@ -17,11 +17,10 @@ from transformers import (
     TrainerCallback,
     set_seed,
 )
-from trl.trainer.base_trainer import _BaseTrainer
 from trl.trainer.utils import disable_dropout_in_model
 
 from hf_icon2.cards import distilled_model_card
-from hf_icon2.trainers.card import training_settings, write_card
+from hf_icon2.trainers.card import CardMixin
 from hf_icon2.trainers.fused_head import fuse_head, mean_log_probs
 from hf_icon2.trainers.ranked_config import RankedConfig
 from hf_icon2.trainers.ranked_rows import FreshGroups, RankedCollator, prepare_ranked, split_into_groups
@@ -32,7 +31,7 @@ if TYPE_CHECKING:
     from peft import PeftConfig
 
 
-class RankedTrainer(_BaseTrainer):
+class RankedTrainer(CardMixin):
     """Trains on prompts with several responses and a score for each; a subclass says with which loss.
 
     Args:
@@ -176,32 +175,16 @@ class RankedTrainer(_BaseTrainer):
         self._metrics[mode].clear()
         super().log(logs, start_time)
 
-    def create_model_card(  # type: ignore[override]  # TRL's signature, which differs from Trainer's
-        self,
-        model_name: str | None = None,
-        dataset_name: str | None = None,
-        tags: str | list[str] | None = None,
-    ) -> None:
-        """Writes README.md into the output folder: base model, teacher, rows and settings.
-
-        Args:
-            model_name: Title of the card.
-            dataset_name: Id of the ranked responses on the Hub.
-            tags: Tags besides those of this trainer.
-        """
+    def _card(self, **shared: Any) -> str:
         rows = cast(Dataset, self.train_dataset)
-        write_card(
-            self,
-            distilled_model_card,
-            model_name,
-            dataset_name,
-            tags,
+        return distilled_model_card(
+            **shared,
             method=self._name,
             paper=self._paper,
             rows=len(rows),
             responses=len(rows[0]["responses_ids"]),
             teacher=self.teacher_model and name_of(self.teacher_model),
-            settings={**self._method_settings(), **training_settings(self)},
+            settings={**self._method_settings(), **self._training_settings()},
         )
 
     @abstractmethod
