@@ -11,6 +11,8 @@ from huggingface_hub import ModelCard
 from peft import LoraConfig
 
 from hf_icon2 import CycleAlignConfig, CycleAlignTrainer
+from hf_icon2.toy import grade, instructions, load_student
+from hf_icon2.toy.answers import Behaviours, variants
 
 ANSWERS = ("The sky is blue.", "Blue, and wide.", "I do not know that, so ask again.", "Wait.")
 SCORES = ([0.0, 1.0, 2.0, 3.0], [2.5, 0.5, 2.5, 0.5], [1.0, 1.0, 1.0, 1.0], [0.0, 3.0, 1.0, 3.0])
@@ -166,6 +168,34 @@ def test_training_brings_the_students_order_to_the_teachers(tiny_llama, tiny_tok
     assert after["eval_ranking_loss"] < before["eval_ranking_loss"]
     assert after["eval_sft_loss"] < before["eval_sft_loss"]
     assert after["eval_kendall_tau"] > max(before["eval_kendall_tau"] + 0.2, 0.5)
+
+
+@pytest.mark.parametrize("loss_type", ["rrhf", "pro", "listmle"])
+def test_a_few_steps_bring_the_bundled_student_to_the_truth_tables_order(tmp_path, loss_type):
+    """Facts told truly or not, kindly or not: scores 1, twice 1/2, and 0."""
+    student, tokenizer = load_student()
+    behaviours = [
+        Behaviours(honesty=true, helpfulness=kind) for true in (False, True) for kind in (False, True)
+    ]
+    data = Dataset.from_list(
+        [
+            {
+                "prompt": [{"role": "user", "content": item.text}],
+                "responses": [[{"role": "assistant", "content": text}] for text in texts],
+                "scores": [grade(item.text, text).score for text in texts],
+            }
+            for item in [one for one in instructions("train") if one.kind == "fact"][:16]
+            for texts in [[variants(item, behaviour)[0] for behaviour in behaviours]]
+        ]
+    )
+    assert data[0]["scores"] == [0.0, 0.5, 0.5, 1.0]
+    settings = {"loss_type": loss_type, "max_steps": 12, "per_device_train_batch_size": 16}
+    run = trainer(student, tokenizer, tmp_path, data, eval_dataset=data, **settings)
+    before = run.evaluate()
+    run.train()
+    after = run.evaluate()
+    assert after["eval_ranking_loss"] < before["eval_ranking_loss"]
+    assert after["eval_kendall_tau"] > before["eval_kendall_tau"] + 0.1
 
 
 def test_both_terms_and_the_agreement_are_logged(tiny_llama, tiny_tokenizer, tmp_path):

@@ -220,6 +220,23 @@ def test_rrhf_equals_a_double_loop():
     assert rrhf(student, teacher).tolist() == pytest.approx(expected, abs=1e-12)
 
 
+@pytest.mark.parametrize(("wrong", "temperature"), [(0.1, 1.0), (0.3, 1.0), (0.3, 0.1)])
+def test_where_a_teacher_that_errs_leads_two_responses(wrong, temperature):
+    """ListMLE rests where sigmoid(gap / T) = 1 - q, the gap T ln((1 - q) / q); RRHF's mean is q max(0, gap), rising."""
+    rest = temperature * math.log((1 - wrong) / wrong)
+    right, reverse = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]])
+
+    def slope(loss, gap):
+        student = torch.tensor([[gap, 0.0]], dtype=torch.float64, requires_grad=True)
+        ((1 - wrong) * loss(student, right) + wrong * loss(student, reverse)).backward()
+        return student.grad[0, 0].item()
+
+    sharp = functools.partial(list_mle, temperature=temperature)
+    assert slope(sharp, rest) == pytest.approx(0, abs=1e-12)
+    assert slope(sharp, 0.9 * rest) < 0 < slope(sharp, 1.1 * rest)
+    assert slope(rrhf, 0.01) == slope(rrhf, rest) == pytest.approx(wrong)
+
+
 def test_the_likelihood_of_the_best_by_hand():
     """One best; the mean over two; and none where nothing is told apart."""
     student = torch.tensor([[-1.0, -2.0, -4.0]]).expand(3, 3)

@@ -34,10 +34,10 @@ CYCLEALIGN_PAPER = {
 class CycleAlignConfig(RankedConfig):
     """Settings of `CycleAlignTrainer`; see `RankedConfig` for the others.
 
-    The paper trains with RRHF and with PRO; the weights, the learning rate and ListMLE, which is how PRO is written
-    for rankings without rewards, are our choices. "listmle" at temperature 1 weighs all pairs almost alike. RRHF, and
-    "listmle" at a low temperature, learn from the pairs that the student orders otherwise; where the teacher errs
-    often, most of these are its errors.
+    The paper trains with RRHF and with PRO. ListMLE, which is PRO as it is written for rankings without rewards, the
+    weights and the learning rate are our choices. ListMLE is the default because a black box errs: where it orders
+    two responses wrongly with probability q, ListMLE comes to rest with temperature x ln((1 - q) / q) nats per token
+    between them, and RRHF, which only hears of pairs that are ordered otherwise, with none, for every q above 0.
 
     Args:
         learning_rate: 2e-5 by default, that of RRHF's code for 7B models; small models want a far higher one.
