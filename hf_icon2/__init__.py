@@ -11,7 +11,10 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 _HOME = {
+    "Budget": "judges.chat.budget",
+    "ChatClient": "judges.chat.client",
     "ChatLetterJudge": "judges.chat_letters",
+    "ChatRequest": "judges.chat.records",
     "Criterion": "criteria",
     "CycleAlignConfig": "trainers.cyclealign",
     "CycleAlignTrainer": "trainers.cyclealign",
@@ -28,6 +31,7 @@ _HOME = {
     "LetterJudge": "judges.letters",
     "PADConfig": "trainers.pad",
     "PADTrainer": "trainers.pad",
+    "Prices": "judges.chat.budget",
     "Ranking": "judges.verdicts",
     "RankingJudge": "judges.ranking",
     "Recipe": "recipe",
@@ -65,6 +69,10 @@ if TYPE_CHECKING:
     from hf_icon2.interchange.imported import import_repeng as import_repeng
     from hf_icon2.interchange.lm_eval_file import export_lm_eval as export_lm_eval
     from hf_icon2.interchange.peft_adapter import export_peft as export_peft
+    from hf_icon2.judges.chat.budget import Budget as Budget
+    from hf_icon2.judges.chat.budget import Prices as Prices
+    from hf_icon2.judges.chat.client import ChatClient as ChatClient
+    from hf_icon2.judges.chat.records import ChatRequest as ChatRequest
     from hf_icon2.judges.chat_letters import ChatLetterJudge as ChatLetterJudge
     from hf_icon2.judges.letters import LetterJudge as LetterJudge
     from hf_icon2.judges.ranking import RankingJudge as RankingJudge

@@ -24,7 +24,7 @@ import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -47,13 +47,14 @@ class Seen:
 def completion(
     text: str | None,
     *,
-    alternatives: Mapping[str, float] | None = None,
+    alternatives: Mapping[str, float] | Iterable[tuple[str, float]] = (),
     prompt_tokens: int = 1,
     completion_tokens: int = 1,
     finish_reason: str = "stop",
 ) -> dict:
     """The body of a chat completion; `alternatives` are tokens and log-probabilities of the first position."""
-    top = [{"token": token, "logprob": value, "bytes": None} for token, value in (alternatives or {}).items()]
+    pairs = alternatives.items() if isinstance(alternatives, Mapping) else alternatives
+    top = [{"token": token, "logprob": value, "bytes": None} for token, value in pairs]
     logprobs = {"content": [{**top[0], "top_logprobs": top}]} if top else None
     message = {"role": "assistant", "content": text}
     return {

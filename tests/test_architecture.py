@@ -65,6 +65,14 @@ WITHOUT_TORCH = {
     "recipe",
     "directions/config",
     "distillation/recipe",
+    "judges/chat/asking",
+    "judges/chat/batch",
+    "judges/chat/budget",
+    "judges/chat/client",
+    "judges/chat/ledger",
+    "judges/chat/records",
+    "judges/chat/sending",
+    "judges/chat/store",
 }
 
 

@@ -128,13 +128,10 @@ def test_the_token_of_the_hub_is_shown_to_no_other_host(monkeypatch):
         for key in (None, "mine"):
             if key:
                 monkeypatch.setenv("HF_ICON2_ENDPOINT_KEY", key)
-            with pytest.raises(ConnectionError, match="Bad request"):
+            with pytest.raises(ConnectionError, match="status 400"):
                 distill._judge(recipe)(["a or b ?"])
         server.shutdown()
     assert seen == ["Bearer -", "Bearer mine"]
-    monkeypatch.delenv("HF_ICON2_ENDPOINT_KEY")
-    assert distill._key_for("https://router.huggingface.co/v1") is None
-    assert distill._key_for("https://nothuggingface.co/v1") == "-"
 
 
 def test_a_folder_in_which_nothing_was_scored_takes_a_corrected_recipe(command, tmp_path, capsys):

@@ -1,21 +1,17 @@
 """Candidates and teacher scores: against brute force, one plain pass per text, and a judge with a known bias."""
 
 import itertools
-import json
 import math
-import socket
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 import torch
 from datasets import Dataset
-from huggingface_hub import InferenceClient
+from faulty_server import FaultyServer, completion, scripted
 
 from hf_icon2.distillation.candidates import sample_candidates
 from hf_icon2.distillation.diversity import most_different
 from hf_icon2.distillation.teacher import score_candidates, selection_probabilities
-from hf_icon2.judges import chat_letters
+from hf_icon2.judges.chat.client import ChatClient
 from hf_icon2.judges.chat_letters import ChatLetterJudge
 from hf_icon2.judges.letters import LetterJudge
 from hf_icon2.judges.verdicts import LetterChoice
@@ -214,97 +210,59 @@ def test_a_vocabulary_without_the_letters_is_refused(toy_assistant, toy_tokenize
         LetterJudge(toy_assistant, toy_tokenizer, letters=("Q", "B"))
 
 
-class Endpoint(BaseHTTPRequestHandler):
-    """An OpenAI-compatible chat endpoint whose log-probabilities are those of a real model."""
+def answers_like(toy):
+    """An endpoint's answers whose log-probabilities are those of a real model."""
+    model, tokenizer = toy
 
-    def log_message(self, *args):
-        pass
-
-    def do_POST(self):
-        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self.server.asked += 1
-        if self.server.failures:
-            self.send_response(self.server.failures.pop())
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-            return
-        model, tokenizer = self.server.served
+    def answer(payload):
         with torch.no_grad():
-            ids = torch.tensor([encode_prompt(tokenizer, asked["messages"])])
+            ids = torch.tensor([encode_prompt(tokenizer, payload["messages"])])
             log_probs = model(ids).logits[0, -1].log_softmax(-1)
-        best = log_probs.topk(asked["top_logprobs"])
-        top = [
-            {"token": tokenizer.decode([int(token)]), "logprob": float(value), "bytes": None}
-            for value, token in zip(best.values, best.indices, strict=True)
-        ]
-        logprobs = {"content": [{**top[0], "top_logprobs": top}]} if self.server.logprobs else None
-        message = {"role": "assistant", "content": top[0]["token"]}
-        body = {
-            "id": "1",
-            "object": "chat.completion",
-            "created": 0,
-            "model": "toy",
-            "choices": [{"index": 0, "message": message, "finish_reason": "length", "logprobs": logprobs}],
-            "usage": {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2},
-        }
-        data = json.dumps(body).encode()
-        self.send_response(200)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
+        best = log_probs.topk(payload["top_logprobs"])
+        tokens = [tokenizer.decode([token]) for token in best.indices.tolist()]
+        return completion(
+            tokens[0],
+            alternatives=list(zip(tokens, best.values.tolist(), strict=True)),
+            finish_reason="length",
+        )
+
+    return answer
 
 
-@pytest.fixture
-def endpoint(toy):
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Endpoint)
-    server.served, server.logprobs, server.failures, server.asked = toy, True, [], 0
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield server
-    server.shutdown()
-    server.server_close()
-
-
-def client_of(server):
-    return InferenceClient(
-        base_url=f"http://127.0.0.1:{server.server_address[1]}/v1", api_key="-", timeout=30
-    )
-
-
-def test_a_chat_endpoint_judges_like_the_model_behind_it(endpoint, toy_assistant, toy_tokenizer):
+def test_a_chat_endpoint_judges_like_the_model_behind_it(toy, toy_assistant, toy_tokenizer):
     settings = {"ask": ab_prompt, "alpha": 0.0, "show_progress": False}
-    remote = score_candidates(rows(), judge=ChatLetterJudge(client_of(endpoint)), **settings)
+    with FaultyServer(answers_like(toy), plan=scripted("503", "429")) as server:
+        judge = ChatLetterJudge(ChatClient(server.url, backoff=0.01))
+        remote = score_candidates(rows(), judge=judge, **settings)
     local = score_candidates(rows(), toy_assistant, toy_tokenizer, **settings)
     assert remote[0]["selection"] == pytest.approx(local[0]["selection"], abs=1e-3)
     assert remote[0]["scores"] == pytest.approx(local[0]["scores"], abs=1e-2)
 
 
-def test_an_endpoint_without_log_probabilities_is_refused(endpoint):
-    endpoint.logprobs = False
-    with pytest.raises(ValueError, match="no log-probabilities"):
-        ChatLetterJudge(client_of(endpoint))(["a or b ?"])
+def test_a_judge_at_an_endpoint_is_shown_its_system_prompt(toy):
+    with FaultyServer(answers_like(toy)) as server:
+        ChatLetterJudge(ChatClient(server.url), system="Be just.")(["a or b ?"])
+    assert server.seen[0].payload["messages"] == [
+        {"role": "system", "content": "Be just."},
+        {"role": "user", "content": "a or b ?"},
+    ]
 
 
-def test_a_request_that_fails_is_made_again_unless_it_is_wrong(endpoint, monkeypatch):
-    monkeypatch.setattr(chat_letters, "_WAITS", (0.0, 0.0))
-    judge = ChatLetterJudge(client_of(endpoint))
-    expected = judge(["a or b ?"])
-    endpoint.failures = [503, 429]
-    assert judge(["a or b ?"]) == expected
-    for failures, requests in (([500] * 3, 3), ([401], 1)):
-        endpoint.failures, endpoint.asked = failures, 0
-        with pytest.raises(ConnectionError, match=f"gives no answer .*{failures[0]}"):
-            judge(["a or b ?"])
-        assert endpoint.asked == requests
+def test_an_endpoint_without_log_probabilities_is_refused():
+    with (
+        FaultyServer(lambda _payload: "A") as server,
+        pytest.raises(ValueError, match="no log-probabilities"),
+    ):
+        ChatLetterJudge(ChatClient(server.url))(["a or b ?"])
 
 
-def test_an_endpoint_that_is_not_there_is_a_sentence(monkeypatch):
-    monkeypatch.setattr(chat_letters, "_WAITS", ())
-    with socket.create_server(("127.0.0.1", 0)) as closed:
-        port = closed.getsockname()[1]
-    client = InferenceClient(base_url=f"http://127.0.0.1:{port}/v1", api_key="-", timeout=5)
-    with pytest.raises(ConnectionError, match="the chat endpoint gives no answer"):
-        ChatLetterJudge(client)(["a or b ?"])
+def test_an_endpoint_that_refuses_is_a_sentence():
+    with (
+        FaultyServer(lambda _payload: "A", plan=scripted("401")) as server,
+        pytest.raises(ConnectionError, match="gives no answer .*status 401: this is fault 401"),
+    ):
+        ChatLetterJudge(ChatClient(server.url))(["a or b ?"])
+    assert len(server.seen) == 1
 
 
 def test_the_question_and_both_answers_stand_in_the_comparison():

@@ -101,28 +101,10 @@ def _teacher(recipe: DistillationRecipe) -> tuple[Any, Any]:
 def _judge(recipe: DistillationRecipe) -> Any:  # noqa: ANN401
     if recipe.scoring.endpoint is None:
         return None
-    from huggingface_hub import InferenceClient
-
+    from hf_icon2.judges.chat.client import ChatClient
     from hf_icon2.judges.chat_letters import ChatLetterJudge
 
-    client = InferenceClient(
-        base_url=recipe.scoring.endpoint, api_key=_key_for(recipe.scoring.endpoint), timeout=120
-    )
-    return ChatLetterJudge(client, model=recipe.scoring.endpoint_model)
-
-
-def _key_for(endpoint: str) -> str | None:
-    """What an endpoint is shown; the client alone would show every host the token of the Hub.
-
-    Returns:
-        The key of the environment, else None (the Hub's token) for hosts of Hugging Face, a dash for others.
-    """
-    import os
-    from urllib.parse import urlsplit
-
-    host = f".{urlsplit(endpoint).hostname or ''}"
-    ours = host.endswith((".huggingface.co", ".endpoints.huggingface.cloud"))
-    return os.environ.get("HF_ICON2_ENDPOINT_KEY") or (None if ours else "-")
+    return ChatLetterJudge(ChatClient(recipe.scoring.endpoint, recipe.scoring.endpoint_model))
 
 
 def _prompts(recipe: DistillationRecipe) -> list[Instruction]:

@@ -31,6 +31,15 @@ class ChatRequest:
     top_logprobs: int | None = None
     repeat: int = 0
 
+    def __post_init__(self) -> None:
+        texts = [text for message in self.messages for text in message.values()]
+        if not texts or not all(isinstance(text, str) for text in texts):
+            raise ValueError(
+                "messages must be one or more dicts of texts, like {'role': 'user', 'content': 'Hi'}"
+            )
+        if self.max_tokens < 1:
+            raise ValueError(f"max_tokens={self.max_tokens!r} is not allowed; give 1 or more")
+
 
 @dataclass(frozen=True)
 class ChatReply:

@@ -1,0 +1,169 @@
+"""Sends requests until they are answered, cannot be, or it is time to stop."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from hf_icon2.judges.chat.asking import Trouble, ask
+from hf_icon2.judges.chat.gate import Gate
+from hf_icon2.judges.chat.ledger import Ledger
+from hf_icon2.judges.chat.records import ChatFailure, ChatReply, ChatRequest
+from hf_icon2.judges.chat.store import ReplyStore
+
+if TYPE_CHECKING:
+    from huggingface_hub import InferenceClient
+
+_LONGEST_BACKOFF = 60.0  # seconds
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long a request, and the whole, is tried; see `ChatClient`."""
+
+    retries: int
+    backoff: float
+    longest_pause: float
+    window: int
+
+    def __post_init__(self) -> None:
+        checks = {
+            f"retries={self.retries!r} is not allowed; give 0 or more": self.retries >= 0,
+            f"backoff={self.backoff!r} is not allowed; give 0 seconds or more": self.backoff >= 0,
+            f"longest_pause={self.longest_pause!r} is not allowed; give 0 seconds or more": self.longest_pause
+            >= 0,
+            f"window={self.window!r} is not allowed; give at least 1 request": self.window >= 1,
+        }
+        for message, fine in checks.items():
+            if not fine:
+                raise ValueError(message)
+
+
+class Sender:
+    """Answers requests one by one, in any number of threads.
+
+    Args:
+        client: With the endpoint, its key and the timeout.
+        model: Name of the model at the endpoint.
+        extra: Further fields of the requests' bodies.
+        patience: How long is tried.
+        gate: Limits what is in flight.
+        store: Keeps the replies.
+        ledger: Keeps the account.
+    """
+
+    def __init__(
+        self,
+        client: InferenceClient,
+        model: str | None,
+        extra: Mapping[str, Any],
+        patience: Patience,
+        gate: Gate,
+        store: ReplyStore,
+        ledger: Ledger,
+    ) -> None:
+        self.stopped: str | None = None
+        self._client, self._model, self._extra = client, model, extra
+        self._patience, self._gate, self._store, self._ledger = patience, gate, store, ledger
+        self._last: deque[str | None] = deque(maxlen=patience.window)  # why requests failed; None for replies
+        self._answered = False  # ever
+
+    def answer(self, key: str, request: ChatRequest, ended: Callable[[], bool]) -> ChatReply | ChatFailure:
+        """Sends a request until it is answered, cannot be, or nobody wants it any more.
+
+        Args:
+            key: Of the request.
+            request: What is asked.
+            ended: Whether whoever asked is gone.
+        """
+
+        def given_up() -> bool:
+            return self.stopped is not None or ended()
+
+        for attempt in range(self._patience.retries + 1):
+            outcome = self._attempt(key, request, attempt > 0, given_up)
+            if isinstance(outcome, ChatReply):
+                self._finished(None)
+                return outcome
+            if outcome is None or self._hopeless(outcome):
+                break
+            if not outcome.passes or attempt == self._patience.retries:
+                reason = outcome.reason + (f"; asked {attempt + 1} times" if attempt else "")
+                self._finished(reason)
+                return ChatFailure(reason)
+            if outcome.pause is None:
+                self._gate.rest(self._wait(attempt), given_up)
+        return ChatFailure(self.stopped or "the batch was interrupted", stopped=True)
+
+    def _attempt(
+        self, key: str, request: ChatRequest, again: bool, given_up: Callable[[], bool]
+    ) -> ChatReply | Trouble | None:
+        """Sends a request once, when it may be; None if it is too late."""
+        if not self._gate.enter(given_up):
+            return None
+        try:
+            known = self._store.replies([key]).get(key)
+            if known is not None:  # another process, or thread, has asked the same meanwhile
+                self._ledger.count_cached(1)
+                return known
+            booked = self._ledger.book(request, given_up)
+            if isinstance(booked, str):
+                self._stop(f"{booked}; raise the budget to go on")
+            if booked is None or isinstance(booked, str):
+                return None
+            outcome, sent = None, time.monotonic()
+            try:
+                outcome = ask(self._client, self._model, self._extra, request)
+            finally:
+                self._ledger.settle(key, request, booked, outcome, again)
+            self._heed(outcome, sent)
+            return outcome
+        finally:
+            self._gate.leave()
+
+    def _heed(self, outcome: ChatReply | Trouble, sent: float) -> None:
+        """What an outcome means for the requests to come."""
+        if isinstance(outcome, ChatReply):
+            self._answered = True
+            self._gate.succeeded()
+            return
+        if outcome.status in (429, 503):
+            self._gate.overrun(sent)
+        if outcome.passes and outcome.pause is not None:
+            if outcome.pause > self._patience.longest_pause:
+                self._stop(
+                    f"{outcome.reason}; it wants no requests for {outcome.pause:.0f} s, run this again then"
+                )
+            self._gate.pause(min(outcome.pause, self._patience.longest_pause))
+        if self._hopeless(outcome):
+            self._stop(outcome.reason)
+
+    def _hopeless(self, trouble: Trouble) -> bool:
+        """Some endpoints refuse single requests, which they do not like, with 403."""
+        return trouble.hopeless or (trouble.status == 403 and not self._answered)
+
+    def _wait(self, attempt: int) -> float:
+        """Exponential backoff with full jitter, so that requests which failed together do not come back together."""
+        return random.uniform(0, min(_LONGEST_BACKOFF, self._patience.backoff * 2**attempt))
+
+    def _finished(self, reason: str | None) -> None:
+        """Stops when most of the last requests failed for good."""
+        with self._gate.changed:
+            self._last.append(reason)
+            reasons = Counter(reason for reason in self._last if reason is not None)
+            if len(self._last) < self._patience.window or 2 * reasons.total() <= self._patience.window:
+                return
+            common, _ = reasons.most_common(1)[0]
+            self._stop(
+                f"{reasons.total()} of the last {self._patience.window} requests failed, mostly because {common}"
+            )
+            self._last.clear()
+
+    def _stop(self, why: str) -> None:
+        with self._gate.changed:
+            self.stopped = self.stopped or why
+            self._gate.changed.notify_all()
