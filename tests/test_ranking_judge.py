@@ -12,7 +12,7 @@ from huggingface_hub import InferenceClient
 from hf_icon2 import Demonstration, Ranking, RankingJudge
 from hf_icon2.judges.chat.records import ChatFailure, ChatReply
 from hf_icon2.judges.ranking import count_reasons
-from hf_icon2.judges.ranking_prompt import prompt_opening, prompt_query, shuffled
+from hf_icon2.judges.ranking_prompt import prompt_opening, prompt_query, seating
 from hf_icon2.judges.ranking_replies import kendall_tau, mean_beaten, parse_ranking
 
 QUESTION = "which is the largest ?"
@@ -104,13 +104,13 @@ def test_shuffling_puts_every_answer_in_every_seat_equally_often():
     """1200 questions, 4 seats: 300 expected each, standard deviation 15; within five of them."""
     counts = {(answer, seat): 0 for answer in ANSWERS for seat in range(4)}
     for number in range(1200):
-        for seat, answer in enumerate(shuffled(f"question {number}", ANSWERS, 0)):
-            counts[answer, seat] += 1
+        for seat, index in enumerate(seating(f"question {number}", ANSWERS, 0)):
+            counts[ANSWERS[index], seat] += 1
     assert all(abs(count - 300) < 75 for count in counts.values()), counts
 
 
 def test_another_seed_shows_another_order():
-    orders = {tuple(shuffled(QUESTION, ANSWERS, seed)) for seed in range(20)}
+    orders = {seating(QUESTION, ANSWERS, seed) for seed in range(20)}
     assert len(orders) > 5
 
 
@@ -384,6 +384,11 @@ Ranking:"""
 def test_what_cannot_be_ranked_is_refused_before_anything_is_asked(questions, answers, demonstrations, says):
     with pytest.raises(ValueError, match=re.escape(says)):
         RankingJudge(Script()).rank(questions, answers, demonstrations)
+
+
+def test_a_conversation_for_a_question_is_refused():
+    with pytest.raises(TypeError, match="pass the text of a conversation"):
+        RankingJudge(Script()).rank([[{"role": "user", "content": "q"}]], [["a", "b"]])
 
 
 def test_one_text_for_answers_is_refused():

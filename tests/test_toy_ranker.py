@@ -15,7 +15,7 @@ import pytest
 
 from hf_icon2 import Demonstration, RankingJudge
 from hf_icon2.judges.chat.records import ChatFailure, ChatReply
-from hf_icon2.judges.ranking_prompt import prompt_opening, prompt_query, shuffled
+from hf_icon2.judges.ranking_prompt import prompt_opening, prompt_query, seating
 from hf_icon2.toy.answers import Behaviours, variants
 from hf_icon2.toy.ranker import RankerServer
 from hf_icon2.toy.ranking import Exchange, RankingRule, evidence, read_prompt, static_demonstrations, worth
@@ -202,7 +202,8 @@ def test_what_the_judge_writes_the_toy_reads(seed):
     assert query == Exchange(flat(question), tuple(map(flat, answers)), None)
     for given, read in zip(demonstrations, found, strict=True):
         assert read.question == flat(given.question)
-        assert read.answers == tuple(map(flat, shuffled(given.question, given.answers, seed)))
+        seats = seating(given.question, given.answers, seed)
+        assert read.answers == tuple(flat(given.answers[index]) for index in seats)
         assert [read.answers[seat] for seat in read.order] == [flat(answer) for answer in given.answers]
 
 
@@ -227,7 +228,7 @@ def test_another_prompt_is_refused_with_a_sentence(prompt, says):
     assert says in str(caught.value)
 
 
-@pytest.mark.parametrize("settings", [{"noise": -1}, {"coupling": -0.1}, {"bias": 1.1}])
+@pytest.mark.parametrize("settings", [{"noise": -1}, {"noise": math.nan}, {"coupling": 11}, {"bias": 1.1}])
 def test_settings_out_of_range_are_refused(settings):
     with pytest.raises(ValueError, match="allowed"):
         RankingRule(**settings)
@@ -310,14 +311,15 @@ def test_it_is_served_from_the_command_line():
         process.communicate(timeout=20)
 
 
-def test_the_command_refuses_settings_out_of_range():
+@pytest.mark.parametrize("wrong", [["--noise", "-1"], ["--port", "99999"]])
+def test_the_command_refuses_settings_out_of_range(wrong):
     done = subprocess.run(
-        [sys.executable, "-m", "hf_icon2.toy.ranker", "--noise", "-1"],
+        [sys.executable, "-m", "hf_icon2.toy.ranker", *wrong],
         capture_output=True,
         text=True,
         timeout=60,
     )
-    assert done.returncode == 2 and "allowed" in done.stderr
+    assert done.returncode == 2 and "error: " in done.stderr and "Traceback" not in done.stderr
 
 
 def test_the_ranker_loads_no_torch():

@@ -13,7 +13,7 @@ from string import ascii_uppercase as LETTERS
 from typing import Protocol
 
 from hf_icon2.judges.chat.records import Chat, ChatFailure, ChatReply, ChatRequest
-from hf_icon2.judges.ranking_prompt import CRITERIA, prompt_opening, prompt_query, shuffled
+from hf_icon2.judges.ranking_prompt import CRITERIA, prompt_opening, prompt_query, seating
 from hf_icon2.judges.ranking_replies import Order, kendall_tau, mean_beaten, parse_ranking
 from hf_icon2.judges.verdicts import Demonstration, Ranking
 
@@ -103,35 +103,32 @@ class RankingJudge:
             that cannot be read, or a contradiction.
 
         Raises:
-            ValueError: If numbers of questions and answers differ, or for answers as above; nothing is asked then.
+            ValueError: If numbers of questions and answers differ, or answers are not as said; nothing is asked then.
         """
         _check(questions, answers, demonstrations)
         opening = prompt_opening(demonstrations, seed=self.seed, criteria=self.criteria)
-        seated = [shuffled(*row, self.seed) for row in zip(questions, answers, strict=True)]
+        rows = list(zip(questions, answers, strict=True))
+        forward = [seating(question, given, self.seed) for question, given in rows]
+        seated = [(seats, seats[::-1]) for seats in forward]
         requests = [
-            self._request(f"{opening}\n\n{prompt_query(question, shown)}")
-            for question, seats in zip(questions, seated, strict=True)
-            for shown in (seats, seats[::-1])
+            self._request(opening, question, [given[index] for index in seats])
+            for (question, given), both in zip(rows, seated, strict=True)
+            for seats in both
         ]
         replies = self.chat.complete(requests, progress=progress)
-        rankings = [
-            self._ranking(
-                [[list(given).index(text) for text in shown] for shown in (seats, seats[::-1])], pair
-            )
-            for given, seats, pair in zip(
-                answers, seated, zip(replies[::2], replies[1::2], strict=True), strict=True
-            )
-        ]
+        pairs = zip(replies[::2], replies[1::2], strict=True)
+        rankings = [self._ranking(both, pair) for both, pair in zip(seated, pairs, strict=True)]
         _warn_of_dropped(rankings)
         return rankings
 
-    def _request(self, text: str) -> ChatRequest:
+    def _request(self, opening: str, question: str, shown: Sequence[str]) -> ChatRequest:
+        prompt = {"role": "user", "content": f"{opening}\n\n{prompt_query(question, shown)}"}
         system = () if self.system is None else ({"role": "system", "content": self.system},)
-        return ChatRequest((*system, {"role": "user", "content": text}), max_tokens=self.max_tokens)
+        return ChatRequest((*system, prompt), max_tokens=self.max_tokens)
 
-    def _ranking(self, seats: Sequence[Sequence[int]], replies: Sequence[ChatReply | ChatFailure]) -> Ranking:
-        """What two replies say; `seats` holds, per reply, the index of the answer in each seat."""
-        read = [self._read(reply, shown) for reply, shown in zip(replies, seats, strict=True)]
+    def _ranking(self, seated: Sequence[Order], replies: Sequence[ChatReply | ChatFailure]) -> Ranking:
+        """What the replies about one question say together; `seated` tells who sat where, for each reply."""
+        read = [self._read(reply, seats) for reply, seats in zip(replies, seated, strict=True)]
         failures = [one for one in read if isinstance(one, ChatFailure)]
         if failures:
             # What failed for good decides: the other reply, should it still come, cannot help.
@@ -146,11 +143,11 @@ class RankingJudge:
             )
         return Ranking(mean_beaten(orders))
 
-    def _read(self, reply: ChatReply | ChatFailure, shown: Sequence[int]) -> Order | ChatFailure:
+    def _read(self, reply: ChatReply | ChatFailure, seats: Order) -> Order | ChatFailure:
         if isinstance(reply, ChatFailure):
             return reply
         try:
-            return tuple(shown[seat] for seat in parse_ranking(reply.text, len(shown)))
+            return tuple(seats[seat] for seat in parse_ranking(reply.text, len(seats)))
         except ValueError as error:
             cut = reply.finish_reason == "length"
             hint = f"; it was cut at max_tokens={self.max_tokens}, raise it" if cut else ""
@@ -188,6 +185,8 @@ def _check(
 
 
 def _check_exchange(name: str, question: str, answers: Sequence[str]) -> None:
+    if not isinstance(question, str):
+        raise TypeError(f"{name} is no text but {type(question).__name__}; pass the text of a conversation")
     if not question.strip():
         raise ValueError(f"{name} is empty; leave it out")
     if isinstance(answers, str):

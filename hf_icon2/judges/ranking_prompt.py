@@ -48,17 +48,22 @@ RANKING = "Ranking:"
 BEATS = " > "
 
 
-def shuffled(question: str, answers: Sequence[str], seed: int) -> list[str]:
-    """The answers in an order that follows from their texts, the question and the seed, not from the order given.
+def seating(question: str, answers: Sequence[str], seed: int) -> tuple[int, ...]:
+    """Which answer is shown in which seat; it follows from texts and seed, not from the order of the answers.
 
     Args:
         question: What was asked.
         answers: Different from each other.
         seed: Of the judge.
+
+    Returns:
+        Index of the answer in each seat.
     """
-    return sorted(
-        answers, key=lambda text: hashlib.sha256(json.dumps([seed, question, text]).encode()).digest()
-    )
+
+    def draw(index: int) -> bytes:
+        return hashlib.sha256(json.dumps([seed, question, answers[index]]).encode()).digest()
+
+    return tuple(sorted(range(len(answers)), key=draw))
 
 
 def prompt_opening(
@@ -75,9 +80,10 @@ def prompt_opening(
     """
     blocks = [TASK.format(criteria=criteria)]
     for number, one in enumerate(demonstrations, 1):
-        shown = shuffled(one.question, one.answers, seed)
-        ranking = BEATS.join(LETTERS[shown.index(answer)] for answer in one.answers)
-        lines = [EXAMPLE.format(number=number), _exchange(one.question, shown), f"{RANKING} {ranking}"]
+        seats = seating(one.question, one.answers, seed)
+        exchange = _exchange(one.question, [one.answers[index] for index in seats])
+        ranking = BEATS.join(LETTERS[seats.index(index)] for index in range(len(seats)))
+        lines = [EXAMPLE.format(number=number), exchange, f"{RANKING} {ranking}"]
         blocks.append("\n".join(lines))
     return "\n\n".join(blocks)
 

@@ -1,6 +1,6 @@
 """The toy's black box as a server: an OpenAI-compatible endpoint on 127.0.0.1 that answers ranking prompts.
 
-    python -m hf_icon2.toy.ranker --port 8000 --noise 0.8 --coupling 0.5
+    python -m hf_icon2.toy.ranker --port 8000 --noise 1 --coupling 1
 
 How it ranks is `ranking`'s matter. A reply follows from the request and the rule alone, so that runs repeat and what
 a client has stored stays valid.
@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import sys
 import threading
 from collections import Counter
 from collections.abc import Sequence
@@ -99,6 +100,12 @@ class _Server(ThreadingHTTPServer):
         self.owner = owner
         super().__init__(("127.0.0.1", port), _Handler)
 
+    def handle_error(self, request: object, client_address: object) -> None:
+        if isinstance(sys.exception(), ConnectionError):
+            logger.debug("%s hung up", client_address)
+        else:
+            super().handle_error(request, client_address)  # type: ignore[arg-type]
+
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
@@ -172,11 +179,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=rule.seed, help="of the noise (%(default)s)")
     args = parser.parse_args(argv)
     try:
-        rule = RankingRule(args.noise, args.coupling, args.bias, args.seed)
-    except ValueError as error:
+        server = RankerServer(RankingRule(args.noise, args.coupling, args.bias, args.seed), port=args.port)
+    except (ValueError, OverflowError, OSError) as error:  # a setting, or the port
         parser.error(str(error))
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    with RankerServer(rule, port=args.port) as server:
+    with server:
         logger.info("ranking at %s (model %s); Ctrl-C ends it", server.endpoint, MODEL)
         try:
             threading.Event().wait()

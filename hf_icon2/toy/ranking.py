@@ -67,17 +67,16 @@ class RankingRule:
         seed: Of the noise.
     """
 
-    noise: float = 0.8
-    coupling: float = 0.5
+    noise: float = 1.0
+    coupling: float = 1.0
     bias: float = 0.5
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.noise < 0 or self.coupling < 0 or not 0 <= self.bias <= 1:
-            raise ValueError(
-                f"noise={self.noise}, coupling={self.coupling}, bias={self.bias}; allowed: noise and coupling of 0 "
-                "or more, bias from 0 to 1"
-            )
+        limits = (("noise", self.noise, 100), ("coupling", self.coupling, 10), ("bias", self.bias, 1))
+        for name, value, most in limits:
+            if not 0 <= value <= most:
+                raise ValueError(f"{name}={value}; allowed: 0 to {most}")
 
     def rank(self, query: Exchange, demonstrations: Sequence[Exchange] = ()) -> tuple[int, ...]:
         """Seats of the query's answers, best first.
