@@ -8,6 +8,7 @@ import os
 import reprlib
 import stat
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,11 @@ def read_json_lines(path: Path) -> list[Any]:
                 f"line {number} of {path} is not JSON ({error}); write the file again"
             ) from error
     return rows
+
+
+def write_json_lines(path: Path, rows: Iterable[Any]) -> Path:
+    """Writes rows as a file of JSON lines; see `write_atomic`."""
+    return write_atomic(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
 def parse_json(data: bytes) -> Any:  # noqa: ANN401

@@ -7,12 +7,59 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from hf_icon2.recipe import TOY, build, setting
 
 ROWS = "scored.jsonl"
 """In the folder of a round: responses and their scores."""
+
+
+@dataclass(frozen=True)
+class TrainingPass:
+    """What the training of every method is told."""
+
+    learning_rate: float = setting(2e-5, "peak learning rate")
+    epochs: float = setting(1.0, "passes over the prompts of a round or cycle")
+    batch_size: int = setting(8, "prompts per device and step")
+    accumulation: int = setting(1, "batches per optimiser step")
+    max_length: int = setting(2048, "longest prompt plus response in tokens; longer rows are left out")
+    lora_rank: int = setting(0, "rank of a LoRA adapter; 0 trains all weights")
+
+
+def training_checks(training: TrainingPass) -> dict[str, bool]:
+    """Sentences about the training's settings, and whether they hold."""
+    return {
+        "training.learning_rate and training.epochs must be above 0": training.learning_rate > 0
+        and training.epochs > 0,
+        "training.batch_size and training.accumulation must be at least 1": min(
+            training.batch_size, training.accumulation
+        )
+        >= 1,
+        "training.lora_rank must be 0 or more": training.lora_rank >= 0,
+    }
+
+
+def check_settings(checks: Mapping[str, bool]) -> None:
+    """Raises ValueError with the first sentence that does not hold."""
+    for sentence, holds in checks.items():
+        if not holds:
+            raise ValueError(f"{sentence}; change the recipe")
+
+
+class PlainRecipe:
+    """A recipe's dataclass as plain data and back."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The recipe as plain JSON data."""
+        data: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))  # type: ignore[call-overload]
+        return data
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """Builds a recipe from plain data; missing settings keep their defaults, unknown ones are refused."""
+        recipe: Self = build(cls, data)
+        return recipe
 
 
 @dataclass(frozen=True)
@@ -40,23 +87,18 @@ class Scoring:
 
 
 @dataclass(frozen=True)
-class Training:
+class Training(TrainingPass):
     """How the student learns; see PADConfig."""
 
+    learning_rate: float = setting(8e-7, "peak learning rate")
     loss_type: Literal["ppd", "vpd"] = setting("ppd", "ppd: distribution over orderings; vpd: one ordering")
     student_temperature: float = setting(0.1, "divides the student's mean log-probabilities")
     teacher_temperature: float = setting(0.1, "divides the teacher's scores")
     group_size: int | None = setting(None, "responses compared at a time, if fewer than are kept")
-    learning_rate: float = setting(8e-7, "peak learning rate")
-    epochs: float = setting(1.0, "passes over the prompts of a round")
-    batch_size: int = setting(8, "prompts per device and step")
-    accumulation: int = setting(1, "batches per optimiser step")
-    max_length: int = setting(2048, "longest prompt plus response in tokens; longer rows are left out")
-    lora_rank: int = setting(0, "rank of a LoRA adapter; 0 trains all weights")
 
 
 @dataclass(frozen=True)
-class DistillationRecipe:
+class DistillationRecipe(PlainRecipe):
     """Everything that determines a distillation but its output folder."""
 
     student: str = setting(TOY, "model id or path; `toy` is the bundled student")
@@ -88,30 +130,11 @@ class DistillationRecipe:
             "training.student_temperature and training.teacher_temperature must be above 0 and finite": all(
                 0 < value < math.inf for value in (training.student_temperature, training.teacher_temperature)
             ),
-            "training.learning_rate and training.epochs must be above 0": training.learning_rate > 0
-            and training.epochs > 0,
-            "training.batch_size and training.accumulation must be at least 1": min(
-                training.batch_size, training.accumulation
-            )
-            >= 1,
-            "training.lora_rank must be 0 or more": training.lora_rank >= 0,
+            **training_checks(training),
             "prompts are needed for a student that is not the toy": self.prompts is not None
             or self.student == TOY,
             "a teacher is needed unless scoring.alpha is 0 and scoring.endpoint selects": self.teacher
             is not None
             or (self.scoring.alpha == 0 and self.scoring.endpoint is not None),
         }
-        for sentence, holds in checks.items():
-            if not holds:
-                raise ValueError(f"{sentence}; change the recipe")
-
-    def to_dict(self) -> dict[str, Any]:
-        """The recipe as plain JSON data."""
-        data: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
-        return data
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> DistillationRecipe:
-        """Builds a recipe from plain data; missing settings keep their defaults, unknown ones are refused."""
-        recipe: DistillationRecipe = build(cls, data)
-        return recipe
+        check_settings(checks)

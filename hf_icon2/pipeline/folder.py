@@ -13,7 +13,7 @@ from typing import Any
 from datasets import Dataset, Features
 
 from hf_icon2.recipe import Recipe, read_settings
-from hf_icon2.storage import read_json_lines, write_atomic
+from hf_icon2.storage import read_json_lines, write_atomic, write_json_lines
 
 Figures = dict[str, Any]
 
@@ -87,7 +87,7 @@ class RunFolder:
         """Writes rows as JSON lines."""
         target = self.path / name
         target.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(target, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+        write_json_lines(target, rows)
 
     def read_rows(self, name: str, features: Features | None = None) -> Dataset:
         """The rows of `write_rows`, as a dataset."""

@@ -1,0 +1,123 @@
+"""A black box's rankings of a cycle's candidates: every instruction is ranked, or dropped with a reason."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from hf_icon2.distillation.cycle_state import CycleState, Row
+from hf_icon2.prompts import answer_text
+
+if TYPE_CHECKING:
+    from hf_icon2.judges.ranking import Ranker
+    from hf_icon2.judges.verdicts import Demonstration, Ranking
+
+LEAST_RANKED = 0.1
+"""Share of the instructions that must be ranked for a cycle to train on them (our choice)."""
+
+_SPENT = ("requests", "prompt_tokens", "completion_tokens", "cost")
+
+
+def rank_candidates(
+    ranker: Ranker,
+    state: CycleState,
+    questions: Sequence[str],
+    candidates: Sequence[Row],
+    demonstrations: Sequence[Demonstration],
+    *,
+    missing: str,
+    progress: str | None,
+) -> list[Row]:
+    """Has a black box rank what is not ranked yet, and keeps it.
+
+    Args:
+        ranker: The black box.
+        state: Where rankings are kept.
+        questions: Of all instructions; their numbers are their ids.
+        candidates: Rows of `id` and `responses`, of those that have any.
+        demonstrations: Shown to the black box.
+        missing: The reason for instructions without candidates.
+        progress: Name of the progress bar; None shows none.
+
+    Returns:
+        Per instruction its `id`, and `scores` or a `reason`.
+
+    Raises:
+        OSError: If the black box stopped before all were ranked; what is ranked is kept.
+        ValueError: If fewer than a tenth are ranked.
+    """
+    kept = state.rankings or []
+    if len(kept) == len(questions):
+        return kept
+    known = {row["id"]: row for row in kept}
+    waiting = [row for row in candidates if row["id"] not in known]
+    before = _spent(ranker)
+    found = ranker.rank(
+        [questions[int(row["id"])] for row in waiting],
+        [[answer_text(response) for response in row["responses"]] for row in waiting],
+        demonstrations,
+        progress=progress,
+    )
+    known |= {row["id"]: _row(row["id"], one) for row, one in zip(waiting, found, strict=True)}
+    ids = map(str, range(len(questions)))
+    rows = [known.get(key, {"id": key, "scores": None, "reason": missing}) for key in ids]
+    dropped = [{**row, "prompt": questions[int(row["id"])]} for row in rows if row["scores"] is None]
+    state.write_rows("dropped", dropped)
+    if (usage := _added(state.usage, before, _spent(ranker))) is not None:
+        state.write("usage", usage)
+    stops = [str(one.reason) for one in found if one.stopped]
+    if stops:
+        _stop(state, rows, stops[0])
+    _check_number(state, rows)
+    state.write_rows("rankings", rows)
+    return rows
+
+
+def _row(key: str, ranking: Ranking) -> Row:
+    scores, reason = ranking.scores, ranking.reason
+    if scores is not None and not all(map(math.isfinite, scores)):
+        scores, reason = None, "a score is not finite"
+    elif scores is not None and len(set(scores)) == 1:
+        scores, reason = None, "all responses are equally good"
+    return {"id": key, "scores": None if scores is None else list(scores), "reason": reason}
+
+
+def _stop(state: CycleState, rows: Sequence[Row], reason: str) -> None:
+    """Keeps what is ranked, so that it is not asked again even where no chat cache is, and ends."""
+    ranked = [row for row in rows if row["scores"] is not None]
+    if ranked:
+        state.write_rows("rankings", ranked)
+    raise OSError(
+        f"the black box stopped: {reason}; {len(ranked)} of {len(rows)} instructions are ranked and kept in "
+        f"{state.path}, and nothing was trained on them yet; mend the cause or raise the budget, and the same call "
+        "goes on"
+    )
+
+
+def _check_number(state: CycleState, rows: Sequence[Row]) -> None:
+    ranked = sum(row["scores"] is not None for row in rows)
+    if ranked < max(1, LEAST_RANKED * len(rows)):
+        example = next(row["reason"] for row in rows if row["scores"] is None)
+        raise ValueError(
+            f"{ranked} of {len(rows)} instructions are ranked, and a tenth is needed to learn from; the first "
+            f"reason is: {example} (all are in {state.path / 'dropped.jsonl'}); choose another black box or another "
+            "kind of ranking"
+        )
+
+
+def _spent(ranker: Ranker) -> dict[str, Any] | None:
+    """What a ranker's chat has used so far; None for one without a chat that counts."""
+    usage = getattr(getattr(ranker, "chat", None), "usage", None)
+    return None if usage is None else {name: getattr(usage, name) for name in _SPENT}
+
+
+def _added(kept: Row | None, before: dict[str, Any] | None, after: dict[str, Any] | None) -> Row | None:
+    """What was spent between two looks, added to what is kept of earlier calls."""
+    if before is None or after is None:
+        return kept
+    kept = kept or dict.fromkeys(_SPENT, 0)
+    return {
+        name: None if after[name] is None else (kept[name] or 0) + after[name] - (before[name] or 0)
+        for name in _SPENT
+    }
