@@ -16,8 +16,10 @@ _HOME = {
     "ChatLetterJudge": "judges.chat_letters",
     "ChatRequest": "judges.chat.records",
     "Criterion": "criteria",
+    "CycleAlign": "distillation.cyclealign",
     "CycleAlignConfig": "trainers.cyclealign",
     "CycleAlignTrainer": "trainers.cyclealign",
+    "CycleRecipe": "distillation.cycle_recipe",
     "DEFAULT_CRITERIA": "criteria",
     "Demonstration": "judges.verdicts",
     "DirectionVectorConfig": "directions.config",
@@ -63,6 +65,8 @@ if TYPE_CHECKING:
     from hf_icon2.directions.extraction import extract_directions as extract_directions
     from hf_icon2.directions.vectors import DirectionVectors as DirectionVectors
     from hf_icon2.distillation.candidates import sample_candidates as sample_candidates
+    from hf_icon2.distillation.cycle_recipe import CycleRecipe as CycleRecipe
+    from hf_icon2.distillation.cyclealign import CycleAlign as CycleAlign
     from hf_icon2.distillation.teacher import score_candidates as score_candidates
     from hf_icon2.interchange.gguf_files import export_gguf as export_gguf
     from hf_icon2.interchange.imported import import_gguf as import_gguf

@@ -65,6 +65,8 @@ WITHOUT_TORCH = {
     "recipe",
     "directions/config",
     "distillation/recipe",
+    "distillation/claim",
+    "distillation/cycle_recipe",
     "judges/chat/asking",
     "judges/chat/batch",
     "judges/chat/budget",

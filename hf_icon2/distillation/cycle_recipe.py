@@ -66,8 +66,8 @@ class Ranker:
 class Training(TrainingPass):
     """How the student learns from a cycle's rankings; see CycleAlignConfig."""
 
-    loss_type: Literal["rrhf", "pro", "listmle"] = setting(
-        "rrhf", "rrhf: pairs in the wrong order; pro: weighed by gaps; listmle: the whole order"
+    loss_type: Literal["listmle", "pro", "rrhf"] = setting(
+        "listmle", "listmle: the whole order; pro: weighed by gaps; rrhf: pairs in the wrong order"
     )
     pro_gaps: Literal["ranks", "scores", "unit"] = setting("ranks", "gaps of pro: ranks, scores or unit")
     student_temperature: float = setting(
