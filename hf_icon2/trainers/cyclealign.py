@@ -46,7 +46,7 @@ class CycleAlignConfig(RankedConfig):
         pro_gaps: Gaps of "pro": "ranks" counts the ranks between two responses, "scores" takes the teacher's
             scores, for rewards on a scale, and "unit" is "listmle".
         student_temperature: Divides the student's mean log-probabilities in "pro" and "listmle"; above 0.
-        sft_weight: Weight of the best response's negative log-likelihood per token; 0 or more.
+        sft_weight: Weight of the negative log-likelihood per token of each group's best response; 0 or more.
     """
 
     learning_rate: float = field(default=2e-5, metadata={"help": "The initial learning rate for AdamW."})

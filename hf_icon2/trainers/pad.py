@@ -35,7 +35,7 @@ class PADConfig(RankedConfig):
 
     Args:
         loss_type: "ppd" matches the distribution over all orderings (Jensen-Shannon divergence), "vpd" the
-            teacher's single ordering (ListMLE).
+            teacher's single ordering (ListMLE), in which equal scores are no order.
         student_temperature: Divides the student's mean log-probabilities; above 0.
         teacher_temperature: Divides the teacher's scores; above 0. Of no effect with "vpd".
     """
