@@ -33,10 +33,12 @@ _HOME = {
     "LetterJudge": "judges.letters",
     "PADConfig": "trainers.pad",
     "PADTrainer": "trainers.pad",
+    "PairwiseJudge": "judges.pairwise",
     "Prices": "judges.chat.budget",
     "Ranking": "judges.verdicts",
     "RankingJudge": "judges.ranking",
     "Recipe": "recipe",
+    "RewardModel": "judges.reward_models",
     "export_gguf": "interchange.gguf_files",
     "export_lm_eval": "interchange.lm_eval_file",
     "export_peft": "interchange.peft_adapter",
@@ -79,7 +81,9 @@ if TYPE_CHECKING:
     from hf_icon2.judges.chat.records import ChatRequest as ChatRequest
     from hf_icon2.judges.chat_letters import ChatLetterJudge as ChatLetterJudge
     from hf_icon2.judges.letters import LetterJudge as LetterJudge
+    from hf_icon2.judges.pairwise import PairwiseJudge as PairwiseJudge
     from hf_icon2.judges.ranking import RankingJudge as RankingJudge
+    from hf_icon2.judges.reward_models import RewardModel as RewardModel
     from hf_icon2.judges.verdicts import Demonstration as Demonstration
     from hf_icon2.judges.verdicts import Ranking as Ranking
     from hf_icon2.pipeline.run import run_recipe as run_recipe

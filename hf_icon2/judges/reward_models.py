@@ -2,25 +2,38 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING
 
 import torch
+from tqdm.auto import tqdm
+
+from hf_icon2.judges.judging import Judge
+from hf_icon2.judges.verdicts import Comparison, Demonstration, Ranking
+from hf_icon2.prompts import Instruction, answer_text
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
-class RewardModel:
+class RewardModel(Judge):
     """Scores answers to prompts with a sequence classifier that has one output.
+
+    As a judge it takes the difference of two rewards as log-odds (Bradley-Terry, as most are trained). It sees one
+    answer at a time, so both orders are the same and there is no position bias.
 
     Args:
         model: The classifier.
         tokenizer: Its tokenizer; its chat template lays out prompt and answer.
         batch_size: Rows per forward pass.
-        max_length: Longest row in tokens; longer ones lose their beginning.
+        max_length: Longest row in tokens; longer ones lose what the tokenizer's `truncation_side` says.
+
+    Raises:
+        ValueError: If the classifier has another number of outputs: it is not said which of them is the reward.
     """
 
     model: PreTrainedModel
@@ -28,40 +41,108 @@ class RewardModel:
     batch_size: int = 16
     max_length: int = 2048
 
+    def __post_init__(self) -> None:
+        outputs = self.model.config.num_labels
+        if outputs != 1:
+            raise ValueError(
+                f"{self.model.name_or_path or 'the model'} has {outputs} outputs; a reward model has one "
+                "(num_labels=1)"
+            )
+
     @classmethod
     def from_pretrained(cls, source: str) -> RewardModel:
-        """Loads a reward model; code in its repo is never run."""
+        """Loads a reward model; code in its repo is never run.
+
+        Raises:
+            ValueError: If it has more outputs than one, or lacks weights, such as a language model's that has no
+                head for rewards: its rewards would be random.
+        """
         from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-        model = AutoModelForSequenceClassification.from_pretrained(source)
-        if model.config.num_labels != 1:
+        model, found = AutoModelForSequenceClassification.from_pretrained(source, output_loading_info=True)
+        if model.config.num_labels == 1 and found["missing_keys"]:
             raise ValueError(
-                f"{source} has {model.config.num_labels} outputs; a reward model has one (num_labels=1)"
+                f"{source} lacks the weights {', '.join(sorted(found['missing_keys']))}, without which rewards are "
+                "random; give a trained reward model"
             )
         device = "cuda" if torch.cuda.is_available() else "cpu"
         return cls(model.to(device).eval(), AutoTokenizer.from_pretrained(source))
 
     @torch.no_grad()
-    def __call__(self, prompts: Sequence[str | list[dict[str, str]]], answers: Sequence[str]) -> list[float]:
-        """Rewards, one per answer, in the model's own unit."""
+    def __call__(
+        self, prompts: Sequence[Instruction], answers: Sequence[str], *, progress: str | None = None
+    ) -> list[float]:
+        """Rewards, one per answer, in the model's own unit.
+
+        Args:
+            prompts: Texts or conversations.
+            answers: One to each.
+            progress: Name of the progress bar; None shows none.
+        """
         rows = [self._text(prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)]
         rewards: list[float] = []
-        for start in range(0, len(rows), self.batch_size):
-            # One row at a time where the model cannot tell padding from text.
-            batch = rows[start : start + self.batch_size]
-            for part in [batch] if self.model.config.pad_token_id is not None else [[row] for row in batch]:
-                encoded = self.tokenizer(
-                    part,
-                    return_tensors="pt",
-                    padding=len(part) > 1,
-                    truncation=True,
-                    max_length=self.max_length,
-                    add_special_tokens=self.tokenizer.chat_template is None,
-                ).to(self.model.device)
-                rewards += self.model(**encoded).logits[:, 0].float().tolist()
+        with tqdm(desc=progress, total=len(rows), disable=progress is None) as bar:
+            for start in range(0, len(rows), self.batch_size):
+                rewards += self._rewards(rows[start : start + self.batch_size])
+                bar.update(len(rewards) - bar.n)
         return rewards
 
-    def _text(self, prompt: str | list[dict[str, str]], answer: str) -> str:
+    def compare(
+        self,
+        questions: Sequence[Instruction],
+        firsts: Sequence[Instruction],
+        seconds: Sequence[Instruction],
+        *,
+        progress: str | None = None,
+    ) -> list[Comparison]:
+        """Compares two answers to each question by their rewards; see `Judge`."""
+        if not len(questions) == len(firsts) == len(seconds):
+            raise ValueError(
+                f"{len(questions)} questions, {len(firsts)} and {len(seconds)} answers; give as many"
+            )
+        answers = [answer_text(answer) for pair in zip(firsts, seconds, strict=True) for answer in pair]
+        rewards = self([question for question in questions for _ in range(2)], answers, progress=progress)
+        return [_comparison(*pair) for pair in zip(rewards[::2], rewards[1::2], strict=True)]
+
+    def rank(
+        self,
+        questions: Sequence[str],
+        answers: Sequence[Sequence[str]],
+        demonstrations: Sequence[Demonstration] = (),
+        *,
+        progress: str | None = None,
+    ) -> list[Ranking]:
+        """Ranks several answers to each question; the scores are the rewards.
+
+        Args:
+            questions: What was asked.
+            answers: K per question; K may differ.
+            demonstrations: Not shown; they are here so that all judges can be called alike.
+            progress: Name of the progress bar; None shows none.
+        """
+        prompts = [
+            question for question, texts in zip(questions, answers, strict=True) for _ in range(len(texts))
+        ]
+        rewards = self(prompts, [text for texts in answers for text in texts], progress=progress)
+        ends = accumulate((len(texts) for texts in answers), initial=0)
+        return [_ranking(rewards[start:end]) for start, end in pairwise(ends)]
+
+    def _rewards(self, rows: list[str]) -> list[float]:
+        """Of one batch; one row at a time where the model cannot tell padding from text."""
+        rewards: list[float] = []
+        for part in [rows] if self.model.config.pad_token_id is not None else [[row] for row in rows]:
+            encoded = self.tokenizer(
+                part,
+                return_tensors="pt",
+                padding=len(part) > 1,
+                truncation=True,
+                max_length=self.max_length,
+                add_special_tokens=self.tokenizer.chat_template is None,
+            ).to(self.model.device)
+            rewards += self.model(**encoded).logits[:, 0].float().tolist()
+        return rewards
+
+    def _text(self, prompt: Instruction, answer: str) -> str:
         if self.tokenizer.chat_template is None:
             return (
                 f"{prompt}\n{answer}"
@@ -71,3 +152,17 @@ class RewardModel:
         turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
         turns.append({"role": "assistant", "content": answer})
         return str(self.tokenizer.apply_chat_template(turns, tokenize=False))
+
+
+def _comparison(first: float, second: float) -> Comparison:
+    if not (math.isfinite(first) and math.isfinite(second)):
+        return Comparison(None, None, f"the rewards are {first} and {second}, not two finite numbers")
+    # The logistic function, in the form that does not overflow.
+    probability = (1 + math.tanh((first - second) / 2)) / 2
+    return Comparison(probability, probability)
+
+
+def _ranking(rewards: Sequence[float]) -> Ranking:
+    if not all(map(math.isfinite, rewards)):
+        return Ranking(None, f"the rewards are {list(rewards)}, not finite numbers")
+    return Ranking(tuple(rewards))

@@ -1,0 +1,367 @@
+"""Verdicts read from text, both orders, round robins, reward models: against hand arithmetic and true tables."""
+
+import math
+import random
+import re
+from itertools import combinations
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForSequenceClassification
+
+from hf_icon2 import PairwiseJudge, RewardModel
+from hf_icon2.judges.chat.records import ChatFailure
+from hf_icon2.judges.judging import round_robin
+from hf_icon2.judges.letters import LetterJudge
+from hf_icon2.judges.replies import stated_letter
+from hf_icon2.judges.verdicts import Comparison, LetterChoice
+from hf_icon2.judges.wording import compare_prompt
+from hf_icon2.toy.answers import Behaviours, answer, grade
+from hf_icon2.toy.skills import ab_prompt
+from hf_icon2.toy.world import instructions
+
+# What a judge says for an answer X against Y; x and y are the small letters.
+VERDICTS = [
+    *(
+        "X",
+        "x",
+        "(x)",
+        "[X]",
+        "[[X]]",
+        "[[ x ]]",
+        "**X**",
+        " X. ",
+        "X)",
+        "Output (x)",
+        "output (X).",
+        "Answer X",
+    ),
+    *(
+        "answer x",
+        "Answer: X",
+        "Answer: (x)",
+        "The answer is X",
+        "The better answer is X.",
+        "Better: X",
+        "Winner: (x)",
+    ),
+    *(
+        "Verdict: Output (x)",
+        "Final verdict: [[X]]",
+        "My choice is X.",
+        "Response X wins.",
+        "Option X is superior.",
+    ),
+    *(
+        "I prefer answer x.",
+        "I would go with X.",
+        "X, because it is true.",
+        r"\boxed{X}",
+        "<answer>X</answer>",
+    ),
+    *("Therefore, Output (x) is better.", "Output (x) is better than Output (y).", "X vs Y: X is better."),
+    *("**Answer X** is clearly the better one.", "Y is good, but Output (x) is the better choice."),
+    *("Both are good, but X is better.", "<think>Y is better</think>X", "Y is better</think>\nX"),
+    "Output (y) is better. On reflection, Output (x) is better.",
+    *("[[Y]] would be wrong. [[X]]", "X\n\nIt says what was asked.", "It says what was asked.\n\nX"),
+    "**Answer A**\nGood.\n**Answer B**\nBad.\n\nX",
+    "While Output (y) does not answer, Output (x) is better.",
+    "Both outputs execute the instruction, Output (x) is better.",
+    "Assistant (y) argues that Output (y) is better. I agree with Assistant (x) that Output (x) is better.",
+]
+OPEN = [
+    *(
+        "",
+        "C",
+        "AB",
+        "Abba",
+        "A and B",
+        "A or B",
+        "A/B",
+        "A, B",
+        "[[C]]",
+        "I cannot say.",
+        "It is a tie.",
+        "Tie",
+    ),
+    *(
+        "Both are better.",
+        "Neither is better.",
+        "Both outputs are equally good.",
+        "The better answer is neither.",
+    ),
+    *("Neither Output (a) nor Output (b) is better.", "Output (a) and Output (b) is better."),
+    *("Output (a) or Output (b) is better.", "Output (a) is not better.", "Answer A isn't better."),
+    *("I would not choose A.", "I do not think that Output (a) is better.", "Is Output (a) better?"),
+    *("It is unclear whether Output (b) is better.", "Output (a) is better. Still, it is a tie."),
+    *("A good answer needs facts.", "The answer is a long one.", "<think>A is better", "Answer A:\nGood."),
+    *("**Answer A**\nGood.\n**Answer B**\nBad.", "I'd say a better answer is possible."),
+]
+
+
+@pytest.mark.parametrize("letters", ["AB", "BA"])
+@pytest.mark.parametrize("form", VERDICTS)
+def test_a_verdict_is_read_in_all_its_usual_forms(form, letters):
+    better, worse = letters
+    words = {"X": better, "x": better.lower(), "Y": worse, "y": worse.lower()}
+    reply = re.sub(r"(?<![A-Za-z])[XxYy](?![A-Za-z])", lambda found: words[found[0]], form)
+    assert stated_letter(reply) == better
+
+
+@pytest.mark.parametrize("reply", OPEN)
+def test_no_verdict_is_guessed(reply):
+    assert stated_letter(reply) is None
+
+
+def chooser(probability_of_first, asked=None):
+    """Judges by a function of both answers, and notes what it was asked."""
+
+    def choose(questions):
+        choices = []
+        for question in questions:
+            first, _, second = question.partition(" | ")
+            choices.append(probability_of_first(first, second))
+            if asked is not None:
+                asked.append((first, second))
+        return choices
+
+    return choose
+
+
+def plain(_question, first, second):
+    return f"{first} | {second}"
+
+
+def longer(first, second):
+    return LetterChoice(float(len(first) > len(second)), 1.0)
+
+
+def test_every_pair_is_asked_in_both_orders_and_turned_back():
+    """P(first shown wins) is 0.9 for "aa" before "b" and 0.3 for "b" before "aa": 0.9 and 1 - 0.3, mean 0.8."""
+    asked = []
+    given = {("aa", "b"): 0.9, ("b", "aa"): 0.3}
+    judge = PairwiseJudge(chooser(lambda *pair: LetterChoice(given[pair], 1.0), asked), ask=plain)
+    (found,) = judge.compare(["q"], ["aa"], ["b"])
+    assert asked == [("aa", "b"), ("b", "aa")]
+    assert (found.forward, found.backward, found.winner) == (0.9, pytest.approx(0.7), "first")
+    assert found.probability == pytest.approx(0.8)
+    (mirrored,) = judge.compare(["q"], ["b"], ["aa"])
+    assert mirrored.winner == "second"
+    assert mirrored.probability == pytest.approx(0.2)
+
+
+def test_a_judge_that_always_takes_the_first_seat_abstains():
+    judge = PairwiseJudge(chooser(lambda *_: LetterChoice(1.0, 1.0)), ask=plain)
+    (found,) = judge.compare(["q"], ["one"], ["other"])
+    assert (found.forward, found.backward, found.winner, found.probability) == (1.0, 0.0, None, 0.5)
+
+
+def test_equal_answers_are_a_tie_without_a_question():
+    asked = []
+    judge = PairwiseJudge(chooser(longer, asked), ask=plain)
+    found = judge.compare(["q", "q"], ["same", "longer"], ["same", "short"])
+    assert [item.winner for item in found] == [None, "first"]
+    assert found[0] == Comparison(0.5, 0.5)
+    assert len(asked) == 2
+    assert judge.compare([], [], []) == []
+
+
+def test_a_failed_reply_is_a_comparison_with_its_reason():
+    failure = ChatFailure("the budget is spent", stopped=True)
+    judge = PairwiseJudge(chooser(lambda first, _: failure if first == "b" else longer(first, "")), ask=plain)
+    (found,) = judge.compare(["q"], ["aa"], ["b"])
+    assert found == Comparison(1.0, None, "the budget is spent", stopped=True)
+    assert found.winner is None
+
+
+def test_letters_that_the_model_would_not_say_are_no_verdict():
+    judge = PairwiseJudge(chooser(lambda *_: LetterChoice(0.9, 0.01)), ask=plain)
+    (found,) = judge.compare(["q"], ["one"], ["other"])
+    assert found.probability is None
+    assert "less than 0.1 of the probability" in found.reason
+
+
+def test_as_many_questions_as_answers_are_needed():
+    judge = PairwiseJudge(chooser(longer), ask=plain)
+    with pytest.raises(ValueError, match="zip"):
+        judge.compare(["q"], ["a", "b"], ["c"])
+
+
+def test_conversations_and_messages_are_compared_like_texts():
+    asked = []
+    judge = PairwiseJudge(
+        lambda questions: asked.extend(questions) or [LetterChoice(1.0, 1.0)] * len(questions)
+    )
+    turns = [
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": "Hello"},
+        {"role": "user", "content": "Why?"},
+    ]
+    judge.compare([turns], [[{"role": "assistant", "content": "Because."}]], ["Thus."])
+    assert asked[0] == compare_prompt("User: Hi\n\nAssistant: Hello\n\nUser: Why?", "Because.", "Thus.")
+    assert asked[1] == compare_prompt("User: Hi\n\nAssistant: Hello\n\nUser: Why?", "Thus.", "Because.")
+
+
+def test_a_ranking_of_hard_verdicts_is_copelands():
+    """ "aaaa" beats both, "b" loses both, and the judge flips on nothing: 2/2, 1/2, 0/2."""
+    judge = PairwiseJudge(chooser(longer), ask=plain)
+    (found,) = judge.rank(["q"], [["b", "aaaa", "ccc"]])
+    assert found.scores == (0.0, 1.0, 0.5)
+    assert found.order == (1, 2, 0)
+
+
+def test_a_ranking_of_probabilities_is_their_mean_over_the_others():
+    """P(x beats y) = strength x / (strength x + strength y) with 1, 2, 5: brute force over the pairs."""
+    strength = {"x": 1, "y": 2, "z": 5}
+
+    def choose(first, second):
+        return LetterChoice(strength[first] / (strength[first] + strength[second]), 1.0)
+
+    (found,) = PairwiseJudge(chooser(choose), ask=plain).rank(["q"], [list("zxy")], [])
+    by_hand = [sum(strength[a] / (strength[a] + strength[b]) for b in "xyz" if b != a) / 2 for a in "zxy"]
+    assert found.scores == pytest.approx(by_hand)
+
+
+def test_rankings_of_several_questions_do_not_mix():
+    judge = PairwiseJudge(chooser(longer), ask=plain)
+    found = judge.rank(["q", "r", "s"], [["a", "bb"], ["ccc", "d", "ee"], ["f", "f"]])
+    assert [ranking.order for ranking in found] == [(1, 0), (0, 2, 1), (0, 1)]
+    assert found[2].scores == (0.5, 0.5)
+    with pytest.raises(ValueError, match="zip"):
+        judge.rank(["q"], [["a", "b"], ["c", "d"]])
+
+
+def test_a_missing_verdict_counts_half_and_a_stopped_batch_drops_the_ranking():
+    """Of three answers: 0 beats 1, 0 against 2 is unreadable, 2 beats 1: (1 + .5)/2, 0/2, (.5 + 1)/2."""
+    bad = Comparison(None, 1.0, "unreadable")
+    won, lost = Comparison(1.0, 1.0), Comparison(0.0, 0.0)
+    assert round_robin(3, {(0, 1): won, (0, 2): bad, (1, 2): lost}).scores == (0.75, 0.0, 0.75)
+    dropped = round_robin(3, {(0, 1): bad, (0, 2): bad, (1, 2): lost})
+    assert dropped.scores is None
+    assert dropped.reason == "2 of 3 pairs have no verdict: unreadable"
+    assert not dropped.stopped
+    stopped = round_robin(2, {(0, 1): Comparison(None, None, "no budget", stopped=True)})
+    assert (stopped.scores, stopped.reason, stopped.stopped) == (None, "no budget", True)
+    assert round_robin(1, {}).reason == "there are 1 answers; a ranking needs 2 or more"
+
+
+def toy_pairs(number, seed=0):
+    """A right answer and a worse one to each of the world's questions, the right one chosen."""
+    rng = random.Random(seed)
+    pairs = []
+    for item in instructions("test")[:number]:
+        bad = rng.choice(
+            [Behaviours(honesty=False), Behaviours(harmlessness=False), Behaviours(helpfulness=False)]
+        )
+        chosen, rejected = answer(item, Behaviours(), rng), answer(item, bad, rng)
+        if grade(item.text, chosen).score > grade(item.text, rejected).score:
+            pairs.append({"prompt": item.text, "chosen": chosen, "rejected": rejected})
+    return pairs
+
+
+def test_the_model_itself_judges_by_its_letters(toy_assistant, toy_tokenizer):
+    """The probability of a pair is what one plain pass per order gives."""
+    (pair, *_) = toy_pairs(20)
+    judge = PairwiseJudge.from_model(toy_assistant, toy_tokenizer, ask=ab_prompt)
+    (found,) = judge.compare([pair["prompt"]], [pair["chosen"]], [pair["rejected"]])
+    ids = {letter: toy_tokenizer.convert_tokens_to_ids(letter) for letter in "ab"}
+
+    def of_first(first, second):
+        text = toy_tokenizer.apply_chat_template(
+            [{"role": "user", "content": ab_prompt(pair["prompt"], first, second)}],
+            add_generation_prompt=True,
+            return_tensors="pt",
+            return_dict=True,
+        )
+        with torch.no_grad():
+            scores = toy_assistant(text["input_ids"]).logits[0, -1].double()
+        return torch.sigmoid(scores[ids["a"]] - scores[ids["b"]]).item()
+
+    assert found.forward == pytest.approx(of_first(pair["chosen"], pair["rejected"]), abs=1e-5)
+    assert found.backward == pytest.approx(1 - of_first(pair["rejected"], pair["chosen"]), abs=1e-5)
+
+
+def test_the_bundled_model_is_calibrated_on_its_true_table(toy_assistant, toy_tokenizer):
+    judge = PairwiseJudge.from_model(toy_assistant, toy_tokenizer, ask=ab_prompt)
+    found = judge.calibrate(toy_pairs(60))
+    assert found.read == found.pairs > 30
+    assert found.accuracy.value > 0.75
+    assert found.brier.value < 0.25
+
+
+def test_questions_are_the_same_alone_and_in_batches(toy_assistant, toy_tokenizer):
+    asked = [ab_prompt(pair["prompt"], pair["chosen"], pair["rejected"]) for pair in toy_pairs(12)]
+    together = LetterJudge(toy_assistant, toy_tokenizer)(asked)
+    parts = LetterJudge(toy_assistant, toy_tokenizer, batch_size=3)(asked)
+    assert [item.probability for item in parts] == pytest.approx(
+        [item.probability for item in together], abs=1e-4
+    )
+
+
+@pytest.fixture(scope="module")
+def classifier(tiny_tokenizer, tmp_path_factory):
+    """A reward model whose folder is read like one of the Hub."""
+    folder = tmp_path_factory.mktemp("reward")
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=320,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_labels=1,
+        pad_token_id=0,
+        initializer_range=0.5,
+    )
+    LlamaForSequenceClassification(config).save_pretrained(folder)
+    tiny_tokenizer.save_pretrained(folder)
+    return folder
+
+
+def test_a_reward_model_compares_by_bradley_and_terry(classifier):
+    model = RewardModel.from_pretrained(str(classifier))
+    first, second = model(["Why?", "Why?"], ["Because.", "Thus it is."])
+    (found,) = model.compare(["Why?"], ["Because."], ["Thus it is."])
+    assert found.forward == found.backward == pytest.approx(1 / (1 + math.exp(second - first)))
+    assert found.winner == ("first" if first > second else "second")
+
+
+def test_a_reward_model_ranks_by_its_rewards(classifier):
+    model = RewardModel.from_pretrained(str(classifier))
+    answers = [["Because.", "Thus it is.", "No."], ["Yes.", "Blue."]]
+    found = model.rank(["Why?", "What?"], answers)
+    for question, texts_, ranking in zip(["Why?", "What?"], answers, found, strict=True):
+        assert ranking.scores == pytest.approx([model([question], [text])[0] for text in texts_], abs=1e-4)
+    for one, other in combinations(range(3), 2):
+        (pair,) = model.compare(["Why?"], [answers[0][one]], [answers[0][other]])
+        assert (pair.probability > 0.5) == (found[0].scores[one] > found[0].scores[other])
+
+
+def test_a_classifier_with_several_outputs_is_no_reward_model(classifier, tmp_path, tiny_tokenizer):
+    config = LlamaConfig.from_pretrained(classifier, num_labels=2)
+    LlamaForSequenceClassification(config).save_pretrained(tmp_path)
+    tiny_tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="has 2 outputs; a reward model has one"):
+        RewardModel.from_pretrained(str(tmp_path))
+    with pytest.raises(ValueError, match="has 2 outputs"):
+        RewardModel(LlamaForSequenceClassification(config), tiny_tokenizer)
+
+
+def test_a_language_model_without_a_reward_head_is_refused(classifier, tmp_path, tiny_tokenizer):
+    config = LlamaConfig.from_pretrained(classifier, num_labels=1)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    tiny_tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(
+        ValueError, match=r"lacks the weights score\.weight, without which rewards are random"
+    ):
+        RewardModel.from_pretrained(str(tmp_path))
+
+
+def test_rewards_that_are_no_numbers_are_no_verdict(classifier):
+    model = RewardModel.from_pretrained(str(classifier))
+    with torch.no_grad():
+        model.model.score.weight.fill_(math.inf)
+    (found,) = model.compare(["Why?"], ["Because."], ["No."])
+    assert found.probability is None
+    assert "not two finite numbers" in found.reason
+    assert model.rank(["Why?"], [["Because.", "No."]])[0].scores is None
