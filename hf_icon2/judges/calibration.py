@@ -8,7 +8,15 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any, Literal
 
-from hf_icon2.judges.intervals import Estimate, mean, mean_of_seats, share
+from hf_icon2.judges.intervals import Estimate, mean, mean_of_seats, share, table
+from hf_icon2.judges.seats import (
+    contradictions,
+    gives_probabilities,
+    hit,
+    missing_reasons,
+    position_bias,
+    seats_of,
+)
 from hf_icon2.judges.verdicts import Comparison
 
 _BINS = 10
@@ -33,9 +41,8 @@ class Calibration:
         agreed_accuracy: Right among right and wrong: accuracy of a judge that may abstain.
         abstention: Share of pairs on which it abstains.
         flip_rate: Share of pairs whose two verdicts contradict each other.
-        position_bias: Share of verdicts for the answer shown first, minus one half: -0.5 to 0.5. It equals half
-            the difference between the accuracies with the better answer shown first and shown second, so a
-            judge that agrees with itself has none, wherever the better answers stand.
+        position_bias: Share of verdicts for the answer shown first, minus one half: -0.5 to 0.5. Half of how much
+            more accurate it is with the better answer shown first, so it does not matter where labels put it.
         unreadable: Share of all pairs without a verdict in one order or both.
         brier: Mean of (1 - probability of the better answer)^2, the probability a mean over both orders; 0.25 for
             a judge that always says one half. None for judges that give no probabilities.
@@ -67,22 +74,24 @@ class Calibration:
         }
 
     def __str__(self) -> str:
-        lines = [
-            f"{self.pairs} pairs, {self.read} read in both orders: {self.right} right, {self.wrong} wrong, "
-            f"{self.abstained} abstained ({self.flips} flips)",
-            f"{'':38}value [95 % interval]",
-            f"accuracy, mean over both orders       {self.accuracy}",
-            f"accuracy where both orders agree      {self.agreed_accuracy}",
-            f"abstentions                           {self.abstention}",
-            f"flip rate                             {self.flip_rate}",
-            f"position bias (first seat, minus 1/2) {self.position_bias}",
-            f"unreadable                            {self.unreadable}",
+        lines: list[tuple[str, object]] = [
+            ("", "value [95 % interval]"),
+            ("accuracy, mean over both orders", self.accuracy),
+            ("accuracy where both orders agree", self.agreed_accuracy),
+            ("abstentions", self.abstention),
+            ("flip rate", self.flip_rate),
+            ("position bias (first seat, minus 1/2)", self.position_bias),
+            ("unreadable", self.unreadable),
         ]
         if self.brier is not None:
-            lines.append(f"Brier score                           {self.brier}")
-            lines.append(f"expected calibration error            {self.calibration_error:.3f}")
-        lines += [f"{count} without a verdict: {reason}" for reason, count in list(self.reasons.items())[:3]]
-        return "\n".join(lines)
+            lines.append(("Brier score", self.brier))
+            lines.append(("expected calibration error", f"{self.calibration_error:.3f}"))
+        counts = (
+            f"{self.pairs} pairs, {self.read} read in both orders: {self.right} right, {self.wrong} wrong, "
+            f"{self.abstained} abstained ({self.flips} flips)"
+        )
+        notes = [f"{count} without a verdict: {reason}" for reason, count in list(self.reasons.items())[:3]]
+        return "\n".join([counts, table(lines), *notes])
 
 
 def calibrated(
@@ -94,27 +103,23 @@ def calibrated(
         comparisons: One per pair.
         better: Which answer of each pair is better.
     """
-    both = list(zip(comparisons, better, strict=True))
-    # Probabilities of the better answer, shown first and shown second.
-    read = [seats(item, label) for item, label in both if item.probability is not None]
-    winners = Counter(
-        None if item.winner is None else item.winner == label
-        for item, label in both
-        if item.probability is not None
-    )
-    flips = sum((first - 0.5) * (second - 0.5) < 0 for first, second in read)
-    soft = any(0 < value < 1 and value != 0.5 for pair in read for value in pair)
+    both = [seats_of(item, label) for item, label in zip(comparisons, better, strict=True)]
+    read = [seats for seats in both if seats is not None]  # of the better answer
+    winners = Counter(Comparison(*seats).winner for seats in read)
+    right, wrong, abstained = (winners[name] for name in ("first", "second", None))
+    flips = contradictions(read)
+    soft = gives_probabilities(read)
     means = [(first + second) / 2 for first, second in read]
     return Calibration(
         pairs=len(both),
         read=len(read),
-        right=winners[True],
-        wrong=winners[False],
-        abstained=winners[None],
+        right=right,
+        wrong=wrong,
+        abstained=abstained,
         flips=flips,
-        accuracy=mean_of_seats([(_hit(first) + _hit(second)) / 2 for first, second in read]),
-        agreed_accuracy=share(winners[True], winners[True] + winners[False]),
-        abstention=share(winners[None], len(read)),
+        accuracy=mean_of_seats([(hit(first) + hit(second)) / 2 for first, second in read]),
+        agreed_accuracy=share(right, right + wrong),
+        abstention=share(abstained, len(read)),
         flip_rate=share(flips, len(read)),
         position_bias=position_bias(read),
         unreadable=share(len(both) - len(read), len(both)),
@@ -124,47 +129,13 @@ def calibrated(
     )
 
 
-def seats(comparison: Comparison, label: Literal["first", "second"]) -> tuple[float, float]:
-    """Probabilities that one of the two answers wins, where it is shown first and where it is shown second.
-
-    Args:
-        comparison: Read in both orders.
-        label: Which of the two.
-    """
-    if comparison.forward is None or comparison.backward is None:
-        raise ValueError(f"a verdict is missing: {comparison.reason}")
-    if label == "first":
-        return comparison.forward, comparison.backward
-    return 1 - comparison.backward, 1 - comparison.forward
-
-
-def position_bias(read: Sequence[tuple[float, float]]) -> Estimate:
-    """Share of verdicts for the answer shown first, minus one half.
-
-    Args:
-        read: Per pair the probabilities of one and the same answer, shown first and shown second.
-    """
-    return mean_of_seats([(_hit(first) - _hit(second)) / 2 for first, second in read], -0.5, 0.5)
-
-
-def missing_reasons(comparisons: Sequence[Comparison]) -> dict[str, int]:
-    """Why comparisons have no probability, the most frequent reason first, and how many."""
-    found = Counter(item.reason or "no reason given" for item in comparisons if item.probability is None)
-    return dict(found.most_common())
-
-
-def _hit(probability: float) -> float:
-    """1 for a verdict, 0 for the opposite, one half where there is none."""
-    return 0.5 if probability == 0.5 else float(probability > 0.5)
-
-
 def _expected_error(probabilities: Sequence[float]) -> float:
     """Mean over pairs of |accuracy - confidence| of the bin of confidence (one half to one) that a pair is in."""
     bins: dict[int, list[tuple[float, float]]] = {}
     for value in probabilities:
         confidence = max(value, 1 - value)
         index = min(int((confidence - 0.5) * 2 * _BINS), _BINS - 1)
-        bins.setdefault(index, []).append((_hit(value), confidence))
+        bins.setdefault(index, []).append((hit(value), confidence))
     return sum(
         len(items) * abs(fmean(hit for hit, _ in items) - fmean(sure for _, sure in items))
         for items in bins.values()

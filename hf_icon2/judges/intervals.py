@@ -81,3 +81,9 @@ def mean_of_seats(values: Sequence[float], least: float = 0.0, most: float = 1.0
     added = (least - centre) ** 2 / 2 + (middle - centre) ** 2 + (most - centre) ** 2 / 2
     half = _Z * math.sqrt((squares + added) / number / number)
     return Estimate(fmean(values), max(least, centre - half), min(most, centre + half))
+
+
+def table(lines: Sequence[tuple[str, object]]) -> str:
+    """Names and figures in two columns."""
+    width = max(len(name) for name, _ in lines)
+    return "\n".join(f"{name:<{width}} {figure}" for name, figure in lines)

@@ -1,0 +1,158 @@
+"""Files of answers, one answer to a prompt per row, and which rows of two of them belong together."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from hf_icon2.prompts import Instruction, answer_text, as_messages
+from hf_icon2.storage import read_json_lines, shortened
+
+_IDS = ("id", "prompt_id", "question_id", "instruction_id", "uid")
+_PROMPTS = ("prompt", "instruction", "question")
+_ANSWERS = ("answer", "output", "response", "completion")
+_CONVERSATIONS = ("messages", "conversation")
+
+Join = Literal["auto", "id", "prompt"]
+
+
+class Answer(NamedTuple):
+    """One row of a file of answers; `name` is its id, if it has one."""
+
+    name: str | None
+    prompt: Instruction
+    text: str
+
+
+class Match(NamedTuple):
+    """Two answers to one prompt; `name` is their id, or the prompt's text."""
+
+    name: str
+    prompt: Instruction
+    first: str
+    second: str
+
+
+class Matches(NamedTuple):
+    """Rows that two files have in common, and how many of each have no partner."""
+
+    rows: list[Match]
+    only_first: int
+    only_second: int
+
+
+def read_answers(path: Path, column: str | None = None) -> list[Answer]:
+    """Reads a file of JSON lines, or one JSON list, as the files of alpaca_eval are.
+
+    A row is a prompt (prompt, instruction or question; text or messages; an Alpaca `input` is added below the
+    instruction) and an answer (answer, output, response or completion), or a conversation (messages) that ends with
+    the answer. It may have an id.
+
+    Args:
+        path: The file.
+        column: Name of the answers' column, where it is another.
+
+    Raises:
+        OSError: If it cannot be read.
+        ValueError: If it is not JSON, is empty, or a row lacks a prompt or an answer.
+    """
+    rows = _rows(path)
+    answers = []
+    for number, row in enumerate(rows, 1):
+        try:
+            answers.append(_answer(row, column))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise ValueError(f"row {number} of {path} cannot be used: {error}") from error
+    if not answers:
+        raise ValueError(f"{path} holds no answers; give rows of prompt and answer")
+    return answers
+
+
+def matched(first: Sequence[Answer], second: Sequence[Answer], join: Join = "auto") -> Matches:
+    """Joins two files by id where all their rows have one, else by the prompt.
+
+    Args:
+        first: Rows of one file.
+        second: Rows of the other.
+        join: "id" or "prompt" to have it one way.
+
+    Raises:
+        ValueError: If a key stands twice in a file, rows with the same id ask different things, or no row has a
+            partner.
+    """
+    by_id = all(row.name is not None for row in (*first, *second)) if join == "auto" else join == "id"
+    what = "id" if by_id else "prompt"
+    one, other = (_by_key(rows, by_id, which) for rows, which in ((first, "first"), (second, "second")))
+    shared = [key for key in one if key in other]
+    if not shared:
+        hint = "; try to join by prompt" if by_id else "; give both files the same prompts, or ids"
+        raise ValueError(f"no {what} is in both files{hint}")
+    for key in shared:
+        if _prompt_key(one[key].prompt) != _prompt_key(other[key].prompt):
+            raise ValueError(
+                f"the id {key!r} belongs to different prompts: {shortened(one[key].prompt)} and "
+                f"{shortened(other[key].prompt)}; join by prompt, or give ids that agree"
+            )
+    rows = [Match(key, one[key].prompt, one[key].text, other[key].text) for key in shared]
+    return Matches(rows, len(one) - len(rows), len(other) - len(rows))
+
+
+def _rows(path: Path) -> list[Any]:
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path} with answers")
+    data = path.read_bytes()
+    if not data.lstrip().startswith(b"["):
+        return read_json_lines(path)
+    try:
+        rows = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not JSON ({error}); write the file again") from error
+    return list(rows)
+
+
+def _answer(row: Mapping[str, Any], column: str | None) -> Answer:
+    name = next((str(row[key]) for key in _IDS if row.get(key) is not None), None)
+    turns = next((row[key] for key in _CONVERSATIONS if row.get(key)), None)
+    if turns is not None and column is None:
+        return Answer(name, _checked(list(turns[:-1])), answer_text(turns[-1:]))
+    prompt = _column(row, _PROMPTS, "prompt")
+    if row.get("input") and prompt is row.get("instruction"):
+        prompt = f"{prompt}\n\n{row['input']}"
+    return Answer(name, _checked(prompt), answer_text(_column(row, (column,) if column else _ANSWERS, "answer")))
+
+
+def _column(row: Mapping[str, Any], names: Sequence[str], what: str) -> Any:  # noqa: ANN401
+    for name in names:
+        if row.get(name) is not None:
+            return row[name]
+    raise ValueError(f"it has no {what} ({', '.join(names)}); it has {', '.join(row)}")
+
+
+def _checked(prompt: Instruction) -> Instruction:
+    as_messages(prompt)
+    return prompt
+
+
+def _by_key(rows: Sequence[Answer], by_id: bool, which: str) -> dict[str, Answer]:
+    found: dict[str, Answer] = {}
+    for number, row in enumerate(rows, 1):
+        key = row.name if by_id else _prompt_key(row.prompt)
+        if key is None:
+            raise ValueError(f"row {number} of the {which} file has no id; join by prompt")
+        if key in found:
+            raise ValueError(
+                f"the {'id' if by_id else 'prompt'} {shortened(key)} stands twice in the {which} file, the second time "
+                f"in row {number}; keep one answer to each"
+            )
+        found[key] = row
+    return found
+
+
+def _prompt_key(prompt: Instruction) -> str:
+    """The prompt's text, the same whether it is text or one message."""
+    turns = as_messages(prompt)
+    if len(turns) == 1:
+        return turns[0]["content"]
+    return json.dumps([[turn["role"], turn["content"]] for turn in turns], ensure_ascii=False)
