@@ -120,7 +120,9 @@ def _answer(row: Mapping[str, Any], column: str | None) -> Answer:
     prompt = _column(row, _PROMPTS, "prompt")
     if row.get("input") and prompt is row.get("instruction"):
         prompt = f"{prompt}\n\n{row['input']}"
-    return Answer(name, _checked(prompt), answer_text(_column(row, (column,) if column else _ANSWERS, "answer")))
+    return Answer(
+        name, _checked(prompt), answer_text(_column(row, (column,) if column else _ANSWERS, "answer"))
+    )
 
 
 def _column(row: Mapping[str, Any], names: Sequence[str], what: str) -> Any:  # noqa: ANN401

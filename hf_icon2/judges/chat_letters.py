@@ -11,6 +11,11 @@ from hf_icon2.prompts import Instruction, as_messages
 
 _MOST_ALTERNATIVES = 20  # what such endpoints return at most
 
+_NO_LOG_PROBABILITIES = ChatFailure(
+    "the endpoint returned no log-probabilities; use one that supports logprobs and top_logprobs, a local model, or, "
+    "to compare pairs, read='text'"
+)
+
 
 class ChatLetterJudge:
     """Asks a chat endpoint for one token and reads the probabilities of its alternatives.
@@ -41,6 +46,27 @@ class ChatLetterJudge:
             ConnectionError: If a question gets no reply, by the reason of the first.
             ValueError: If the endpoint returns no log-probabilities; some accept the request and ignore it.
         """
+        found = []
+        for choice in self.choices(questions, progress=progress):
+            if choice is _NO_LOG_PROBABILITIES:
+                raise ValueError(_NO_LOG_PROBABILITIES.reason)
+            if isinstance(choice, ChatFailure):
+                raise ConnectionError(
+                    f"the chat endpoint gives no answer ({choice.reason}); check its address and that it serves "
+                    "/v1/chat/completions"
+                )
+            found.append(choice)
+        return found
+
+    def choices(
+        self, questions: Sequence[Instruction], *, progress: str | None = None
+    ) -> list[LetterChoice | ChatFailure]:
+        """The same, with a failure in the place of what would raise.
+
+        Args:
+            questions: Text or conversations, each asking for one of the two letters.
+            progress: Name of the progress bar; None shows none.
+        """
         replies = self.chat.complete([self._request(question) for question in questions], progress=progress)
         return [self._choice(reply) for reply in replies]
 
@@ -53,17 +79,11 @@ class ChatLetterJudge:
             top_logprobs=_MOST_ALTERNATIVES,
         )
 
-    def _choice(self, reply: ChatReply | ChatFailure) -> LetterChoice:
+    def _choice(self, reply: ChatReply | ChatFailure) -> LetterChoice | ChatFailure:
         if isinstance(reply, ChatFailure):
-            raise ConnectionError(
-                f"the chat endpoint gives no answer ({reply.reason}); check its address and that it serves "
-                "/v1/chat/completions"
-            )
+            return reply
         if not reply.alternatives:
-            raise ValueError(
-                "the endpoint returned no log-probabilities, which the selection score is made of; use an "
-                "endpoint that supports logprobs and top_logprobs, or a local model"
-            )
+            return _NO_LOG_PROBABILITIES
         first, second = (
             sum(math.exp(value) for token, value in reply.alternatives if token.strip().lower() == letter)
             for letter in self.letters

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from hf_icon2.judges.chat.records import Chat, ChatFailure
+from hf_icon2.judges.chat_letters import ChatLetterJudge
+from hf_icon2.judges.chat_verdicts import ChatVerdictJudge
 from hf_icon2.judges.judging import Judge
 from hf_icon2.judges.verdicts import Comparison, LetterChoice
 from hf_icon2.judges.wording import Ask, compare_prompt, question_text
@@ -39,7 +41,8 @@ class PairwiseJudge(Judge):
     """
 
     def __init__(self, choose: Chooser, *, ask: Ask = compare_prompt) -> None:
-        self.choose = choose
+        # Asked for its letters one by one, a chat judge raises at the first that is missing.
+        self.choose = choose.choices if isinstance(choose, ChatLetterJudge) else choose
         self.ask = ask
 
     @classmethod
@@ -65,7 +68,13 @@ class PairwiseJudge(Judge):
 
     @classmethod
     def from_chat(
-        cls, chat: Chat, *, read: Read = "text", ask: Ask = compare_prompt, system: str | None = None
+        cls,
+        chat: Chat,
+        *,
+        read: Read = "text",
+        ask: Ask = compare_prompt,
+        system: str | None = None,
+        max_tokens: int = 1024,
     ) -> PairwiseJudge:
         """A chat model behind a client of your own making, such as `ChatClient(..., budget=...)`.
 
@@ -75,14 +84,13 @@ class PairwiseJudge(Judge):
                 log-probabilities, and costs one token of reply.
             ask: Words the question.
             system: System prompt, or None.
+            max_tokens: Longest reply that is read as text; models that think need more.
         """
-        from hf_icon2.judges.chat_letters import ChatLetterJudge
-        from hf_icon2.judges.chat_verdicts import ChatVerdictJudge
-
         if read not in ("text", "logprobs"):
             raise ValueError(f"read={read!r}; allowed: 'text' and 'logprobs'")
-        choose = ChatVerdictJudge if read == "text" else ChatLetterJudge
-        return cls(choose(chat, system=system), ask=ask)
+        if read == "logprobs":
+            return cls(ChatLetterJudge(chat, system=system), ask=ask)
+        return cls(ChatVerdictJudge(chat, system=system, max_tokens=max_tokens), ask=ask)
 
     @classmethod
     def from_endpoint(

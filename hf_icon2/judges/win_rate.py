@@ -75,8 +75,8 @@ class WinRate:
         for name, side in (("first", self.first), ("second", self.second)):
             if side.commonest > _MOSTLY:
                 found.append(
-                    f"{side.commonest:.0%} of the {name} side's answers are one and the same; a judge that can be fooled "
-                    "by a constant answer tells nothing about the model"
+                    f"{side.commonest:.0%} of the {name} side's answers are one and the same; a judge that a "
+                    "constant answer can fool tells nothing about the model"
                 )
         lengths = sorted((self.first.mean_length, self.second.mean_length))
         if lengths[1] > _MUCH_LONGER * lengths[0]:
@@ -98,7 +98,10 @@ class WinRate:
             ("position bias (first seat, minus 1/2)", self.position_bias),
             ("decided for the longer answer", self.longer_wins),
             ("mean length, characters", f"{self.first.mean_length:.0f}, {self.second.mean_length:.0f}"),
-            ("answers that occur more than once", f"{self.first.duplicates:.3f}, {self.second.duplicates:.3f}"),
+            (
+                "answers that occur more than once",
+                f"{self.first.duplicates:.3f}, {self.second.duplicates:.3f}",
+            ),
         ]
         notes = [f"warning: {text}" for text in self.warnings]
         notes += [f"{count} without a verdict: {reason}" for reason, count in list(self.reasons.items())[:3]]
