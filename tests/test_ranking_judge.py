@@ -6,10 +6,9 @@ import re
 import string
 
 import pytest
-from faulty_server import FaultyServer, completion
-from huggingface_hub import InferenceClient
+from faulty_server import FaultyServer, at_random, completion
 
-from hf_icon2 import Demonstration, Ranking, RankingJudge
+from hf_icon2 import Budget, ChatClient, Demonstration, Ranking, RankingJudge
 from hf_icon2.judges.chat.records import ChatFailure, ChatReply
 from hf_icon2.judges.ranking import count_reasons
 from hf_icon2.judges.ranking_prompt import prompt_opening, prompt_query, seating
@@ -17,28 +16,6 @@ from hf_icon2.judges.ranking_replies import kendall_tau, mean_beaten, parse_rank
 
 QUESTION = "which is the largest ?"
 ANSWERS = ("3", "1", "4", "2")
-
-
-class Endpoint:
-    """The plainest chat: one request after the other, no second attempt."""
-
-    def __init__(self, server):
-        self.client = InferenceClient(base_url=server.url, api_key="none", timeout=20)
-        self.asked = []
-
-    def complete(self, requests, *, progress=None):
-        self.asked += requests
-        return [self._ask(request) for request in requests]
-
-    def _ask(self, request):
-        from huggingface_hub.errors import HTTPError
-
-        try:
-            reply = self.client.chat_completion(list(request.messages), max_tokens=request.max_tokens)
-        except HTTPError as error:
-            return ChatFailure(f"status {error.response.status_code}")
-        choice = reply.choices[0]
-        return ChatReply(choice.message.content, choice.finish_reason)
 
 
 def shown(payload):
@@ -55,7 +32,7 @@ def by_number(payload):
 
 def rank(answer, *, questions=(QUESTION,), answers=(ANSWERS,), demonstrations=(), **settings):
     with FaultyServer(answer) as server:
-        return RankingJudge(Endpoint(server), **settings).rank(questions, answers, demonstrations)
+        return RankingJudge(ChatClient(server.url), **settings).rank(questions, answers, demonstrations)
 
 
 def only(rankings):
@@ -79,13 +56,12 @@ def test_a_batch_keeps_its_order_and_a_question_its_request():
     questions = [f"which is the largest of {n} ?" for n in range(6)]
     answers = [random.Random(n).sample(ANSWERS, 4) for n in range(6)]
     with FaultyServer(by_number) as server:
-        chat = Endpoint(server)
-        rankings = RankingJudge(chat).rank(questions, answers)
+        rankings = RankingJudge(ChatClient(server.url, concurrency=1)).rank(questions, answers)
         for ranking, given in zip(rankings, answers, strict=True):
             assert [given[index] for index in ranking.order] == ["4", "3", "2", "1"]
-        asked, chat.asked = chat.asked, []
-        RankingJudge(chat).rank(questions[3:4], [answers[3][::-1]])
-        assert chat.asked == asked[6:8]
+        asked = [seen.payload for seen in server.seen]
+        RankingJudge(ChatClient(server.url, concurrency=1)).rank(questions[3:4], [answers[3][::-1]])
+        assert [seen.payload for seen in server.seen[12:]] == asked[6:8]
 
 
 def test_each_question_is_asked_in_two_orders_the_second_reversed():
@@ -228,10 +204,48 @@ def test_a_reply_cut_at_the_limit_says_so():
 
 
 def test_a_failed_request_is_told_with_its_reason_and_spares_the_others():
-    with FaultyServer(by_number, plan=lambda payload, _: "500" if "lost" in str(payload) else None) as server:
-        rankings = RankingJudge(Endpoint(server)).rank(["lost", QUESTION], [ANSWERS, ANSWERS])
-    assert rankings[0] == Ranking(None, "status 500")
+    with FaultyServer(by_number, plan=lambda payload, _: "400" if "lost" in str(payload) else None) as server:
+        rankings = RankingJudge(ChatClient(server.url)).rank(["lost", QUESTION], [ANSWERS, ANSWERS])
+    assert rankings[0] == Ranking(None, rankings[0].reason)
+    assert "400" in rankings[0].reason
     assert rankings[1].scores == (2.0, 0.0, 3.0, 1.0)
+
+
+def test_of_a_hundred_questions_to_a_faulty_endpoint_each_is_ranked_or_has_its_reason():
+    """Wrong permutations cost their question its ranking; all other faults pass when asked again."""
+    questions = [f"which is the largest of {n} ?" for n in range(100)]
+    answers = [random.Random(n).sample(ANSWERS, 4) for n in range(100)]
+    lies = ["A > B > C", "A > B > C > C", "all are fine", "A > B > C > D > E"]
+    shares = {"429": 0.05, "500": 0.05, "cut": 0.05, "malformed": 0.05, "wrong": 0.05}
+    with FaultyServer(
+        by_number, plan=at_random(shares), wrong=lambda payload, _: lies[len(str(payload)) % 4]
+    ) as server:
+        rankings = RankingJudge(ChatClient(server.url, backoff=0.01)).rank(questions, answers)
+        wrong = [str(seen.payload) for seen in server.seen if seen.fault == "wrong"]
+        assert {seen.fault for seen in server.seen} == {None, *shares}
+    for question, given, ranking in zip(questions, answers, rankings, strict=True):
+        if any(question in payload for payload in wrong):
+            assert ranking.scores is None and "the reply" in ranking.reason
+        else:
+            assert [given[index] for index in ranking.order] == ["4", "3", "2", "1"]
+    assert sum(count_reasons(rankings).values()) == sum(ranking.scores is None for ranking in rankings) > 3
+
+
+def test_what_the_budget_leaves_open_is_ranked_later_without_asking_again(tmp_path):
+    questions = [f"question {n}" for n in range(6)]
+    with FaultyServer(by_number) as server:
+
+        def judge(**settings):
+            chat = ChatClient(server.url, concurrency=1, cache=tmp_path / "replies.sqlite", **settings)
+            return RankingJudge(chat)
+
+        first = judge(budget=Budget(requests=5)).rank(questions, [ANSWERS] * 6)
+        assert [ranking.stopped for ranking in first] == [False, False, True, True, True, True]
+        assert all(ranking.scores for ranking in first[:2])
+        assert all(ranking.reason for ranking in first[2:])
+        second = judge().rank(questions, [ANSWERS] * 6)
+        assert all(ranking.scores == (2.0, 0.0, 3.0, 1.0) for ranking in second)
+        assert len(server.seen) == 12
 
 
 class Script:
@@ -261,13 +275,20 @@ def test_a_question_may_be_ranked_later_only_if_nothing_failed_for_good(replies,
 
 
 def test_what_is_dropped_is_counted_by_its_reason(caplog):
-    replies = iter(["prose", "prose", "A > B > C > D", "A > B > C > D", "B > A", "more prose"])
-    rankings = rank(lambda _: next(replies), questions=["a", "b", "c"], answers=[ANSWERS] * 3)
-    counts = count_reasons(rankings)
-    assert sum(counts.values()) == 3
-    assert list(counts.values())[0] == 1
-    assert [reason for reason in counts if "contradict" in reason]
-    assert "3 of 3 questions have no ranking" in caplog.text
+    """a and c get prose, d too few letters, b the same seats twice; e is ranked."""
+    says = {"a": "I would say: all.", "b": "A > B > C > D", "c": "No: none.", "d": "B > A"}
+
+    def answer(payload):
+        question = payload["messages"][-1]["content"].rpartition("Question:\n| ")[2][0]
+        return says.get(question) or by_number(payload)
+
+    counts = count_reasons(rank(answer, questions=list("abcde"), answers=[ANSWERS] * 5))
+    assert counts == {
+        "the reply is not one ranking line": 2,
+        "the two replies contradict each other": 1,
+        "the reply does not rank each of A to D once": 1,
+    }
+    assert "4 of 5 questions have no ranking: the reply is not one ranking line (2)" in caplog.text
 
 
 INJECTIONS = [

@@ -7,14 +7,13 @@ import statistics
 import subprocess
 import sys
 import urllib.request
-from concurrent.futures import ThreadPoolExecutor
 from itertools import combinations
 from urllib.error import HTTPError
 
 import pytest
 
-from hf_icon2 import Demonstration, RankingJudge
-from hf_icon2.judges.chat.records import ChatFailure, ChatReply
+from hf_icon2 import ChatClient, Demonstration, RankingJudge
+from hf_icon2.judges.chat.records import ChatReply
 from hf_icon2.judges.ranking_prompt import prompt_opening, prompt_query, seating
 from hf_icon2.toy.answers import Behaviours, variants
 from hf_icon2.toy.ranker import RankerServer
@@ -245,37 +244,18 @@ def post(endpoint, body, path="/chat/completions"):
             return error.code, json.load(error)
 
 
-class Endpoint:
-    """The plainest chat over HTTP: one attempt, several at a time."""
-
-    def __init__(self, server):
-        self.endpoint = server.endpoint
-
-    def complete(self, requests, *, progress=None):
-        with ThreadPoolExecutor(8) as pool:
-            return list(pool.map(self._ask, requests))
-
-    def _ask(self, request):
-        status, reply = post(
-            self.endpoint, {"messages": list(request.messages), "max_tokens": request.max_tokens}
-        )
-        if status != 200:
-            return ChatFailure(reply["error"]["message"])
-        return ChatReply(reply["choices"][0]["message"]["content"], reply["choices"][0]["finish_reason"])
-
-
 def test_over_http_the_judge_hears_what_the_rule_says():
     questions, answers = rows(40)
     rule = RankingRule(seed=3)
     with RankerServer(rule) as server:
-        rankings = RankingJudge(Endpoint(server)).rank(questions, answers, STATIC)
+        rankings = RankingJudge(ChatClient(server.endpoint)).rank(questions, answers, STATIC)
         assert (server.answered, server.refused) == (80, 0)
     assert rankings == RankingJudge(Rule(rule)).rank(questions, answers, STATIC)
 
 
 def test_a_question_that_is_not_the_toys_fails_with_a_sentence():
     with RankerServer() as server:
-        (ranking,) = RankingJudge(Endpoint(server)).rank(["who are you ?"], [["a", "b"]])
+        (ranking,) = RankingJudge(ChatClient(server.endpoint)).rank(["who are you ?"], [["a", "b"]])
         assert "own instructions only" in ranking.reason
         assert (server.answered, server.refused) == (0, 2)
 
