@@ -103,6 +103,7 @@ class FaultyServer(ThreadingHTTPServer):
         plan: Which attempts fail, and how; none by default.
         latency: Seconds before each reply, also of statuses.
         wrong: Changes the text of replies for the fault "wrong".
+        refusal: Body of statuses; a sentence as JSON by default.
     """
 
     request_queue_size = 128
@@ -115,9 +116,10 @@ class FaultyServer(ThreadingHTTPServer):
         plan: Plan | None = None,
         latency: float = 0.0,
         wrong: Callable[[dict, str], str] = lambda _payload, _text: "?",
+        refusal: bytes | None = None,
     ) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
-        self.answer, self.plan, self.latency, self.wrong = answer, plan, latency, wrong
+        self.answer, self.plan, self.latency, self.wrong, self.refusal = answer, plan, latency, wrong, refusal
         self.seen: list[Seen] = []
         self.most_in_flight = 0
         self.errors: list[BaseException] = []
@@ -213,7 +215,12 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
     def do_POST(self):
-        payload = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        length = int(self.headers["Content-Length"])
+        data = self.rfile.read(length)
+        if len(data) < length:  # the client died while it asked
+            self.close_connection = True
+            return
+        payload = json.loads(data)
         seen = self.server.begin(payload, self.headers["Authorization"], self.connection)
         try:
             self._reply(seen)
@@ -250,8 +257,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _refuse(self, seen: Seen, fault: str) -> None:
         status, _, header = fault.partition(" ")
-        data = json.dumps({"error": {"message": f"this is fault {status}", "code": int(status)}}).encode()
-        self._send(seen, int(status), data, header=header)
+        said = json.dumps({"error": {"message": f"this is fault {status}", "code": int(status)}}).encode()
+        self._send(seen, int(status), self.server.refusal or said, header=header)
 
     def _send(self, seen: Seen, status: int, data: bytes, *, cut: bool = False, header: str = "") -> None:
         self.server.finish(seen)

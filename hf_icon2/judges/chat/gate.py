@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import threading
 import time
 from collections.abc import Callable
+
+logger = logging.getLogger(__name__)
+
+_WORTH_A_WORD = 10.0  # seconds; who waits longer than that wonders why
 
 
 class Gate:
@@ -65,8 +70,11 @@ class Gate:
 
     def pause(self, seconds: float) -> None:
         """Lets none in for so long."""
+        now = time.monotonic()
         with self.changed:
-            self._opens = max(self._opens, time.monotonic() + seconds)
+            if seconds >= _WORTH_A_WORD and self._opens < now:
+                logger.warning("the endpoint asks for a pause of %.0f s", seconds)
+            self._opens = max(self._opens, now + seconds)
 
     def rest(self, seconds: float, given_up: Callable[[], bool]) -> None:
         """Waits so long, outside, or until the caller has given up."""

@@ -95,8 +95,7 @@ class Sender:
                 reason = outcome.reason + (f"; asked {attempt + 1} times" if attempt else "")
                 self._finished(reason)
                 return ChatFailure(reason)
-            if outcome.pause is None:
-                self._gate.rest(self._wait(attempt), given_up)
+            self._gate.rest(max(self._wait(attempt), outcome.pause or 0.0), given_up)
         return ChatFailure(self.stopped or "the batch was interrupted", stopped=True)
 
     def _attempt(
@@ -134,11 +133,12 @@ class Sender:
         if outcome.status in (429, 503):
             self._gate.overrun(sent)
         if outcome.passes and outcome.pause is not None:
-            if outcome.pause > self._patience.longest_pause:
+            if outcome.pause <= self._patience.longest_pause:
+                self._gate.pause(outcome.pause)
+            else:
                 self._stop(
-                    f"{outcome.reason}; it wants no requests for {outcome.pause:.0f} s, run this again then"
+                    f"{outcome.reason}; it wants no requests for {outcome.pause:.0f} s, run this again after that"
                 )
-            self._gate.pause(min(outcome.pause, self._patience.longest_pause))
         if self._hopeless(outcome):
             self._stop(outcome.reason)
 
