@@ -28,6 +28,7 @@ COMMANDS = {
 TOOLS: tuple[str, ...] = (
     "distill",
     "export",
+    "judge",
     "playground",
     "push",
 )  # modules of hf_icon2.commands, each a command of its own

@@ -63,6 +63,7 @@ def read_answers(path: Path, column: str | None = None) -> list[Answer]:
     for number, row in enumerate(rows, 1):
         try:
             answers.append(_answer(row, column))
+            json.dumps(answers[-1], ensure_ascii=False).encode()  # half of a surrogate pair could not be sent
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ValueError(f"row {number} of {path} cannot be used: {error}") from error
     if not answers:

@@ -13,7 +13,7 @@ _MOST_ALTERNATIVES = 20  # what such endpoints return at most
 
 _NO_LOG_PROBABILITIES = ChatFailure(
     "the endpoint returned no log-probabilities; use one that supports logprobs and top_logprobs, a local model, or, "
-    "to compare pairs, read='text'"
+    "to compare pairs, read='text' (--read text)"
 )
 
 

@@ -168,7 +168,7 @@ def _readable(choice: LetterChoice | ChatFailure) -> float | ChatFailure:
         return choice
     if choice.mass < LEAST_MASS:
         return ChatFailure(
-            f"the letters A and B have less than {LEAST_MASS:g} of the probability; take read='text', or word the "
-            "question in another way (ask=)"
+            f"the letters A and B have less than {LEAST_MASS:g} of the probability; take read='text' (--read text), or "
+            "word the question in another way (ask=)"
         )
     return choice.probability

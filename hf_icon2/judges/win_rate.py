@@ -73,7 +73,7 @@ class WinRate:
         """Why the win rate may mislead."""
         found = []
         for name, side in (("first", self.first), ("second", self.second)):
-            if side.commonest > _MOSTLY:
+            if side.duplicates and side.commonest > _MOSTLY:
                 found.append(
                     f"{side.commonest:.0%} of the {name} side's answers are one and the same; a judge that a "
                     "constant answer can fool tells nothing about the model"
