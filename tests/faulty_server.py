@@ -11,6 +11,7 @@ the name of a fault or None:
     "429 Retry-After: 0.5"        the same with a header
     "hold"                        no reply until the client hangs up (its timeout)
     "cut"                         a body that ends before its announced length
+    "cut 500"                     the same of that status
     "malformed"                   status 200 and half of a JSON text
     "empty"                       status 200 and JSON that is no chat completion
     "wrong"                       the reply's text changed by `wrong`, a fault of content
@@ -235,8 +236,8 @@ class _Handler(BaseHTTPRequestHandler):
         if self.path != "/v1/chat/completions":
             fault = "404"
         self.server.closing.wait(self.server.latency)
-        if fault[:3].isdigit():
-            self._refuse(seen, fault)
+        if fault.removeprefix("cut ")[:3].isdigit():
+            self._refuse(seen, fault.removeprefix("cut "), cut=fault.startswith("cut "))
             return
         found = self.server.answer(seen.payload)
         body = completion(found) if isinstance(found, str) else found
@@ -255,10 +256,10 @@ class _Handler(BaseHTTPRequestHandler):
             pass
         self.close_connection = True
 
-    def _refuse(self, seen: Seen, fault: str) -> None:
+    def _refuse(self, seen: Seen, fault: str, *, cut: bool) -> None:
         status, _, header = fault.partition(" ")
         said = json.dumps({"error": {"message": f"this is fault {status}", "code": int(status)}}).encode()
-        self._send(seen, int(status), self.server.refusal or said, header=header)
+        self._send(seen, int(status), self.server.refusal or said, header=header, cut=cut)
 
     def _send(self, seen: Seen, status: int, data: bytes, *, cut: bool = False, header: str = "") -> None:
         self.server.finish(seen)

@@ -29,6 +29,8 @@ from hf_icon2.judges.chat.records import ChatFailure, ChatReply
 from hf_icon2.judges.chat.store import request_key
 
 KEY = "sk-this-is-a-secret"
+TESTS = Path(__file__).parent
+OWN_TREE = os.environ | {"PYTHONPATH": f"{TESTS.parent}:{TESTS}"}
 
 
 def asked(text: str, **settings) -> ChatRequest:
@@ -96,7 +98,8 @@ def test_a_reply_without_text_usage_or_log_probabilities_is_a_reply():
 
 
 @pytest.mark.parametrize(
-    "fault", ["429", "429 Retry-After: 0.02", "500", "503", "408", "hold", "cut", "malformed", "empty"]
+    "fault",
+    ["429", "429 Retry-After: 0.02", "500", "503", "408", "hold", "cut", "cut 500", "malformed", "empty"],
 )
 def test_a_fifth_of_faults_loses_nothing(fault, tmp_path):
     requests = numbered(100)
@@ -125,6 +128,7 @@ def test_a_fifth_of_all_faults_together_loses_nothing():
     ("fault", "reason"),
     [
         ("500", "the endpoint answers with status 500: this is fault 500; asked 3 times"),
+        ("cut 500", "the endpoint answers with status 500; asked 3 times"),
         ("hold", "the endpoint gives no answer in 0.2 s; asked 3 times"),
         ("cut", "the connection broke off (peer closed connection without sending"),
         ("malformed", "the reply is no chat completion (Unterminated string"),
@@ -357,7 +361,7 @@ def test_ctrl_c_ends_a_batch_whose_requests_hang(tmp_path):
     with FaultyServer(echo, plan=plan) as server:
         program = subprocess.Popen(
             [sys.executable, "-c", code.format(url=server.url)],
-            env=os.environ | {"PYTHONPATH": f"{Path(__file__).parents[1]}:{Path(__file__).parent}"},
+            env=OWN_TREE,
             stderr=subprocess.PIPE,
             text=True,
         )
@@ -519,8 +523,8 @@ class Asking:
             "client": client,
         }
         self.program = subprocess.Popen(
-            [sys.executable, str(Path(__file__).with_name("asking_chat.py")), json.dumps(order)],
-            env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])},
+            [sys.executable, str(TESTS / "asking_chat.py"), json.dumps(order)],
+            env=OWN_TREE,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -593,6 +597,20 @@ def test_two_processes_may_use_one_cache(tmp_path):
     assert spent(tmp_path / "cache")[0] == len(server.seen) <= 400
 
 
+def test_a_forked_process_makes_its_own_client(tmp_path):
+    code = (
+        "import os\n"
+        "from asking_chat import requests\n"
+        "from hf_icon2 import ChatClient\n"
+        f"client = ChatClient('http://127.0.0.1:1/v1', cache={str(tmp_path / 'c')!r})\n"
+        "child = os.fork()\n"
+        "if child: os._exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))\n"
+        "client.complete(requests(1))\n"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=OWN_TREE)
+    assert found.returncode == 1 and "make a client in each" in found.stderr
+
+
 def test_the_client_needs_neither_torch_nor_transformers():
     code = (
         "import sys\n"
@@ -600,7 +618,9 @@ def test_the_client_needs_neither_torch_nor_transformers():
         "ChatClient('http://127.0.0.1:1/v1')\n"
         "print({'torch', 'transformers', 'datasets', 'numpy'} & set(sys.modules))"
     )
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    found = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=OWN_TREE
+    )
     assert found.stdout.strip() == "set()"
 
 
@@ -772,6 +792,7 @@ def test_wrong_requests_budgets_and_prices_are_sentences():
         ChatRequest(())
     with pytest.raises(ValueError, match="max_tokens=0 is not allowed"):
         asked("hi", max_tokens=0)
-    with pytest.raises(TypeError, match="takes a list of requests, got one"):
-        ChatClient("http://127.0.0.1:1/v1").complete(asked("hi"))
+    for wrong in (asked("hi"), "hi", [{"role": "user", "content": "hi"}]):
+        with pytest.raises(TypeError, match="takes a list of ChatRequest"):
+            ChatClient("http://127.0.0.1:1/v1").complete(wrong)
     assert ChatClient("http://127.0.0.1:1/v1").complete([]) == []

@@ -178,10 +178,11 @@ def _unanswered(error: Exception, client: InferenceClient) -> Trouble:
 def _sentence(response: Any) -> str:  # noqa: ANN401
     """What a server says about its refusal, in any of the usual places."""
     try:
-        data = json.loads(response.content)
+        return _said(json.loads(response.content)) or str(response.text)
     except (ValueError, RecursionError):
         return str(response.text)
-    return _said(data) or str(response.text)
+    except RuntimeError:  # of httpx: the body broke off, or never came
+        return ""
 
 
 def _said(data: Any) -> str:  # noqa: ANN401

@@ -122,8 +122,10 @@ class ChatClient:
             OSError: If the cache can no longer be used; replies until then are kept.
             ValueError: If it is damaged.
         """
-        if isinstance(requests, ChatRequest):
-            raise TypeError("complete() takes a list of requests, got one; pass [request]")
+        if isinstance(requests, ChatRequest) or not all(isinstance(each, ChatRequest) for each in requests):
+            raise TypeError(
+                "complete() takes a list of ChatRequest, got something else; pass [request] for one"
+            )
         batch = Batch(requests, self._key_of, self._store.replies)
         self._begin()
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 import time
 from collections import Counter, deque
@@ -17,6 +18,8 @@ from hf_icon2.judges.chat.store import ReplyStore
 
 if TYPE_CHECKING:
     from huggingface_hub import InferenceClient
+
+logger = logging.getLogger(__name__)
 
 _LONGEST_BACKOFF = 60.0  # seconds
 
@@ -165,5 +168,7 @@ class Sender:
 
     def _stop(self, why: str) -> None:
         with self._gate.changed:
-            self.stopped = self.stopped or why
+            if self.stopped is None:
+                self.stopped = why
+                logger.warning("no more requests are sent: %s", why)
             self._gate.changed.notify_all()

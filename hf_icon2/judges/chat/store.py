@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import sqlite3
 import threading
 import time
@@ -46,7 +47,8 @@ class ReplyStore:
     """Replies by the key of their request, and the account of what was spent.
 
     Replies are stored whole, as they come, in one transaction with what they cost. A process may be killed at any
-    moment; several may use one file, and several threads one store.
+    moment; several may use one file, and several threads one store. Two that ask the same at the same time both send
+    it.
 
     Args:
         path: The file; made if missing, with its folder. None keeps everything in memory.
@@ -59,6 +61,7 @@ class ReplyStore:
     def __init__(self, path: Path | None) -> None:
         self.path = path
         self._lock = threading.Lock()
+        self._process = os.getpid()
         with self._explained():
             if path is not None:
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -166,6 +169,10 @@ class ReplyStore:
     @contextmanager
     def _explained(self) -> Iterator[None]:
         """One thread at a time, and errors of SQLite as sentences."""
+        if os.getpid() != self._process:  # SQLite's connections do not survive a fork
+            raise OSError(
+                f"the cache {self.path} was opened before this process was forked; make a client in each"
+            )
         try:
             with self._lock:
                 yield
