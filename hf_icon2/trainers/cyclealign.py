@@ -105,7 +105,7 @@ class CycleAlignTrainer(RankedTrainer):
             "loss": f"{args.loss_type} + {args.sft_weight:g} SFT on the best",
             **({"gaps": args.pro_gaps} if args.loss_type == "pro" else {}),
             **({"student temperature": args.student_temperature} if args.loss_type != "rrhf" else {}),
-            "group size": args.group_size,
+            "group size": args.group_size or "all responses",
         }
 
     def ranking_loss(self, student: Tensor, teacher: Tensor) -> Tensor:
