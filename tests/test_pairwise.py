@@ -3,16 +3,18 @@
 import math
 import random
 import re
+import subprocess
+import sys
 from itertools import combinations
 
 import pytest
 import torch
+from faulty_server import FaultyServer, at_random, completion
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForSequenceClassification
 
-from hf_icon2 import PairwiseJudge, RewardModel
+from hf_icon2 import Budget, ChatClient, LetterJudge, PairwiseJudge, RewardModel
 from hf_icon2.judges.chat.records import ChatFailure
 from hf_icon2.judges.judging import round_robin
-from hf_icon2.judges.letters import LetterJudge
 from hf_icon2.judges.replies import stated_letter
 from hf_icon2.judges.verdicts import Comparison, LetterChoice
 from hf_icon2.judges.wording import compare_prompt
@@ -365,3 +367,117 @@ def test_rewards_that_are_no_numbers_are_no_verdict(classifier):
     assert found.probability is None
     assert "not two finite numbers" in found.reason
     assert model.rank(["Why?"], [["Because.", "No."]])[0].scores is None
+
+
+def seats(payload):
+    """Question and answers of a request worded by `plain`."""
+    first, _, second = payload["messages"][-1]["content"].partition(" | ")
+    return first, second
+
+
+def by_length(payload):
+    first, second = seats(payload)
+    return f"Output ({'a' if len(first) > len(second) else 'b'}) is better."
+
+
+PAIRS = [
+    (f"long answer {n}", f"short {n}") if n % 3 else (f"brief {n}", f"longer one {n}") for n in range(60)
+]
+
+
+def compared(judge, pairs=PAIRS):
+    return judge.compare(["q"] * len(pairs), *zip(*pairs, strict=True))
+
+
+def test_an_endpoint_is_asked_in_both_orders_at_temperature_0():
+    with FaultyServer(by_length) as server:
+        found = compared(PairwiseJudge.from_endpoint(server.url, "judge", ask=plain))
+        assert [item.winner for item in found] == ["first" if n % 3 else "second" for n in range(60)]
+        assert {seats(seen.payload) for seen in server.seen} == {*PAIRS, *((two, one) for one, two in PAIRS)}
+        assert {seen.payload["temperature"] for seen in server.seen} == {0.0}
+        assert {seen.payload["model"] for seen in server.seen} == {"judge"}
+
+
+def test_an_endpoint_that_fails_often_loses_no_comparison():
+    """One request in five fails in some way, one reply in twenty says nothing: each pair is judged, or says why not."""
+    plan = at_random({"429": 0.05, "500": 0.05, "cut": 0.05, "malformed": 0.05, "wrong": 0.05})
+    with FaultyServer(by_length, plan=plan) as server:
+        client = ChatClient(server.url, backoff=0.001)
+        found = compared(PairwiseJudge.from_chat(client, ask=plain))
+        empty = [seats(seen.payload) for seen in server.seen if seen.fault == "wrong"]
+        assert server.most_in_flight <= 8
+    assert empty
+    for number, (item, pair) in enumerate(zip(found, PAIRS, strict=True)):
+        if pair in empty or pair[::-1] in empty:
+            assert item.winner is None
+            assert item.reason == "the reply names neither A nor B as the better: '?'"
+        else:
+            assert item.winner == ("first" if number % 3 else "second")
+
+
+@pytest.mark.parametrize("read", ["text", "logprobs"])
+def test_a_request_that_fails_for_good_is_one_comparison_only(read):
+    def plan(payload, _attempt):
+        return "400" if payload["messages"][-1]["content"].startswith("brief 3 ") else None
+
+    def answer_to(payload):
+        text = by_length(payload)
+        return completion(
+            text, alternatives={"A": -0.1, "B": -2.5} if "(a)" in text else {"A": -2.5, "B": -0.1}
+        )
+
+    with FaultyServer(answer_to, plan=plan) as server:
+        found = compared(PairwiseJudge.from_chat(ChatClient(server.url), read=read, ask=plain))
+    assert [index for index, item in enumerate(found) if item.winner is None] == [3]
+    assert "status 400" in found[3].reason
+    assert not found[3].stopped
+
+
+def test_a_budget_that_ends_stops_comparisons_and_rankings_for_now(tmp_path):
+    with FaultyServer(by_length) as server:
+        client = ChatClient(
+            server.url, concurrency=1, budget=Budget(requests=3), cache=tmp_path / "replies.sqlite"
+        )
+        judge = PairwiseJudge.from_chat(client, ask=plain)
+        found = compared(judge, PAIRS[:3])
+        assert [item.stopped for item in found] == [False, True, True]
+        rankings = judge.rank(["q", "r"], [PAIRS[0], ("a", "bb", "ccc")])
+        assert rankings[0].order == (1, 0)
+        assert (rankings[1].scores, rankings[1].stopped) == (None, True)
+
+
+def test_a_reply_that_was_cut_has_no_verdict():
+    with FaultyServer(lambda _: completion("Output (a) is better", finish_reason="length")) as server:
+        judge = PairwiseJudge.from_chat(ChatClient(server.url), ask=plain, max_tokens=7)
+        (found,) = compared(judge, PAIRS[:1])
+        assert server.seen[0].payload["max_tokens"] == 7
+    assert found.reason == "the reply was cut at 7 tokens; raise max_tokens"
+
+
+def test_letters_of_an_endpoint_are_those_of_the_model_behind_it(toy_assistant, toy_tokenizer):
+    local = LetterJudge(toy_assistant, toy_tokenizer)
+
+    def served(payload):
+        (choice,) = local([payload["messages"]])
+        shares = {" a": choice.mass * choice.probability, "B": choice.mass * (1 - choice.probability)}
+        return completion("a", alternatives={token: math.log(value) for token, value in shares.items()})
+
+    pairs = toy_pairs(12)
+    with FaultyServer(served) as server:
+        remote = PairwiseJudge.from_endpoint(server.url, read="logprobs", ask=ab_prompt).calibrate(pairs)
+    here = PairwiseJudge.from_model(toy_assistant, toy_tokenizer, ask=ab_prompt).calibrate(pairs)
+    assert remote.brier.value == pytest.approx(here.brier.value, abs=1e-6)
+    assert (remote.right, remote.wrong, remote.flips) == (here.right, here.wrong, here.flips)
+
+
+def test_another_way_to_read_is_refused():
+    with pytest.raises(ValueError, match="read='log'; allowed: 'text' and 'logprobs'"):
+        PairwiseJudge.from_endpoint("http://127.0.0.1:1/v1", read="log")
+
+
+def test_judging_over_http_loads_no_torch():
+    program = (
+        "import sys, hf_icon2\nhf_icon2.PairwiseJudge\nhf_icon2.ChatClient\nprint('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
