@@ -36,7 +36,8 @@ TOOLS: tuple[str, ...] = (
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command; returns the exit status: 0 done, 1 failed with a sentence, 130 interrupted."""
-    arguments = _parser().parse_args(argv)
+    argv = sys.argv[1:] if argv is None else argv
+    arguments = _parser(argv).parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     _quiet_libraries()
     try:
@@ -67,7 +68,7 @@ def _go_on(arguments: argparse.Namespace) -> str:
     return f"; finished work is in {arguments.output}, the same command goes on"
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(argv: Sequence[str] = ()) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="hf-icon2",
         allow_abbrev=False,  # a mistyped setting must not become another one
@@ -95,7 +96,10 @@ def _parser() -> argparse.ArgumentParser:
             allow_abbrev=False,
         )
         command.set_defaults(run=tool.run)
-        tool.add_arguments(command)
+        if name == "distill":
+            tool.add_arguments(command, argv)  # its flags depend on --method
+        else:
+            tool.add_arguments(command)
     return parser
 
 

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from hf_icon2.cli import main
-from hf_icon2.commands import distill
+from hf_icon2.commands import distill_pad
 from hf_icon2.commands.flags import with_flags
 from hf_icon2.distillation.candidates import sample_candidates
 from hf_icon2.distillation.recipe import DistillationRecipe, Scoring
@@ -103,7 +103,7 @@ def test_a_run_that_is_killed_in_every_stage_ends_with_the_same_student(finished
 
 def test_another_recipe_in_the_same_folder_is_refused(finished, command, capsys):
     assert main([*command, "--output", str(finished), "--scoring.alpha", "1.0"]) == 1
-    assert "holds a run with another recipe (see scoring)" in capsys.readouterr().err
+    assert "holds a run with another recipe (see scoring.alpha)" in capsys.readouterr().err
 
 
 def test_the_token_of_the_hub_is_shown_to_no_other_host(monkeypatch):
@@ -129,7 +129,7 @@ def test_the_token_of_the_hub_is_shown_to_no_other_host(monkeypatch):
             if key:
                 monkeypatch.setenv("HF_ICON2_ENDPOINT_KEY", key)
             with pytest.raises(ConnectionError, match="status 400"):
-                distill._judge(recipe)(["a or b ?"])
+                distill_pad._judge(recipe)(["a or b ?"])
         server.shutdown()
     assert seen == ["Bearer -", "Bearer mine"]
 

@@ -115,13 +115,26 @@ class CycleAlign:
         return CycleState(self.output / f"cycle-{number}")
 
     def _claim(self) -> None:
+        """Keeps other recipes, prompts and demonstrations out of a folder in which a run has begun."""
         first = self._state(1)
-        ranked = first.rankings is not None
+        candidates, pool = first.candidates, first.pool
         claim_folder(
             self.output,
             self.recipe.to_dict(),
-            begun=first.candidates is not None,
-            free=FREE if ranked else (*FREE, "ranker"),
+            begun=candidates is not None,
+            free=FREE if first.rankings is not None else (*FREE, "ranker"),
+        )
+        if not all(map(self._is_ours, candidates or ())):
+            raise ValueError(f"{self.output} holds responses to other prompts; give another output folder")
+        if pool is not None and pool.static != self.demonstrations:
+            raise ValueError(
+                f"{self.output} holds a run with other demonstrations; give another output folder"
+            )
+
+    def _is_ours(self, candidate: Row) -> bool:
+        index = int(candidate["id"])
+        return index < len(self.prompts) and as_messages(candidate["prompt"]) == as_messages(
+            self.prompts[index]
         )
 
     def _cycle(self, state: CycleState, number: int, source: str, pool: DemonstrationPool) -> Row:
@@ -131,7 +144,6 @@ class CycleAlign:
         if candidates is None:
             candidates = self._candidates(source, tokenizer, number)
             state.write_rows("candidates", candidates)
-        self._check_prompts(candidates)
         rankings = rank_candidates(
             self.ranker,
             state,
@@ -148,8 +160,6 @@ class CycleAlign:
             updating = self.recipe.update_demonstrations
             after = pool.updated(one.agreed() for one in compared if one.is_agreed) if updating else pool
             state.write("demonstrations", after.to_dict())
-        if after.static != pool.static:
-            raise ValueError(f"{state.path} was made with other demonstrations; give another output folder")
         rows = Dataset.from_list([{**one.candidate, "scores": list(one.scores)} for one in compared])
         loss = self._train(state, source, tokenizer, rows)
         whole = {
@@ -204,14 +214,6 @@ class CycleAlign:
         if self.directions is None and source is not None:
             self.directions = DirectionVectors.from_pretrained(source)
         return self.directions
-
-    def _check_prompts(self, candidates: Sequence[Row]) -> None:
-        for row in candidates:
-            index = int(row["id"])
-            if index >= len(self.prompts) or as_messages(row["prompt"]) != as_messages(self.prompts[index]):
-                raise ValueError(
-                    f"{self.output} holds responses to other prompts; give another output folder"
-                )
 
     def _train(
         self, state: CycleState, source: str, tokenizer: PreTrainedTokenizerBase, rows: Dataset
