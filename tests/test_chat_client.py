@@ -474,15 +474,27 @@ def test_what_was_answered_is_never_asked_again_and_failures_are(tmp_path):
     assert all(old == new for old, new in zip(first, second, strict=True) if isinstance(old, ChatReply))
 
 
-@pytest.mark.parametrize("damage", ["garbage", "cut", "page", "reply", "stranger", "folder"])
-def test_a_damaged_cache_is_a_sentence(damage, tmp_path):
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        ("garbage", "is damaged or no cache (file is not a database)"),
+        ("cut", "is damaged or no cache (database disk image is malformed)"),
+        ("page", "is damaged or no cache (database disk image is malformed)"),
+        ("reply", "is damaged or no cache (a reply is unreadable"),
+        ("stranger", "is a database of something else; give another file as cache="),
+        ("folder", "cannot be used (unable to open database file)"),
+    ],
+)
+def test_a_damaged_cache_is_a_sentence_and_left_alone(damage, message, tmp_path):
     cache = tmp_path / "replies"
     with FaultyServer(echo) as server:
         ChatClient(server.url, cache=cache).complete(numbered(200))
         spoil(cache, damage)
-        with pytest.raises((ValueError, OSError), match=f"{cache}.* another (cache=|file)"):
+        before = None if damage == "folder" else cache.read_bytes()
+        with pytest.raises((ValueError, OSError), match=re.escape(f"{cache} {message}")):
             ChatClient(server.url, cache=cache).complete(numbered(200))
     assert len(server.seen) == 200
+    assert damage == "folder" or cache.read_bytes() == before
 
 
 def spoil(cache: Path, damage: str) -> None:
@@ -505,6 +517,19 @@ def spoil(cache: Path, damage: str) -> None:
             else "CREATE TABLE theirs (x); INSERT INTO theirs VALUES (1)"
         )
         connection.close()
+
+
+def test_a_cache_that_breaks_while_it_is_used_ends_the_batch_with_a_sentence(tmp_path):
+    def answer(payload):
+        if len(server.seen) == 10:
+            with sqlite3.connect(tmp_path / "c") as connection:
+                connection.execute("DROP TABLE replies")
+            connection.close()
+        return echo(payload)
+
+    with FaultyServer(answer) as server, pytest.raises(OSError, match="cannot be used .no such table"):
+        ChatClient(server.url, cache=tmp_path / "c").complete(numbered(100))
+    assert len(server.seen) < 40
 
 
 # Processes.
@@ -678,8 +703,25 @@ def test_a_budget_holds_whatever_the_concurrency(unit, tmp_path):
     assert total >= most - (cut + 1) * reserve  # nothing is left but what the next request may take
 
 
+def test_a_budget_holds_where_every_request_takes_the_most_it_can():
+    """Per request "user" and 3 digits, two layouts of 16, and all 61 tokens of the reply: 100. Of 2050, 20 fit."""
+
+    def answer(payload):
+        return completion("x", prompt_tokens=39, completion_tokens=payload["max_tokens"])
+
+    with FaultyServer(answer, latency=0.001) as server:
+        client = ChatClient(server.url, budget=Budget(tokens=2050), concurrency=7)
+        client.complete([asked(str(n), max_tokens=61) for n in range(100, 150)])
+        assert client.stopped.startswith(
+            "the budget of 2,050 tokens is spent: 2,000 are, and the next request may take 100"
+        )
+        exact = ChatClient(server.url, budget=Budget(cost=0.1), prices=Prices(10.0, 10.0), concurrency=7)
+        exact.complete([asked(str(n), max_tokens=61) for n in range(300, 450)])
+    assert (client.usage.requests, exact.usage.requests) == (20, 100)
+
+
 def test_an_endpoint_that_counts_more_than_was_thought_is_booked_higher_from_then_on():
-    """40 hidden tokens of prompt: the first request exceeds the estimate, the others are booked by it."""
+    """A long prompt of its own: the first request exceeds the estimate, and the others are booked by what it took."""
     with FaultyServer(lambda _payload: completion("x", prompt_tokens=1000, completion_tokens=1)) as server:
         client = ChatClient(server.url, budget=Budget(tokens=4500), concurrency=1)
         client.complete([asked(str(n), max_tokens=1) for n in range(10)])

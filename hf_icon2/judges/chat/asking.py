@@ -58,6 +58,7 @@ def ask(
         extra: Further fields of the request's body.
         request: What is asked.
     """
+    # HTTPError is httpx's or httpx2's, whichever huggingface_hub uses, and not among its exports.
     from huggingface_hub.errors import HTTPError, OfflineModeIsEnabled  # type: ignore[attr-defined]
 
     try:

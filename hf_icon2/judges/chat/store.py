@@ -114,18 +114,25 @@ class ReplyStore:
         )
 
     def _prepare(self) -> None:
-        """Makes the tables, or checks that they are ours."""
+        """Makes the tables unless they are there; another program's file is left as it is."""
+        self._made()
         self._in_wal_mode()
         self._connection.execute("PRAGMA synchronous = NORMAL")
         with self._begun():
-            owner = self._pragma("application_id")
-            if owner == 0 and not self._connection.execute("SELECT 1 FROM sqlite_master").fetchone():
+            if not self._made():  # nor by another process meanwhile
                 for statement in _TABLES:
                     self._connection.execute(statement)
                 self._connection.execute(f"PRAGMA application_id = {_OURS}")
                 self._connection.execute(f"PRAGMA user_version = {_VERSION}")
-            elif (owner, self._pragma("user_version")) != (_OURS, _VERSION):
-                raise ValueError(f"{self.path} is a database of something else; give another file as cache=")
+
+    def _made(self) -> bool:
+        """Whether the file has our tables; False if it is empty."""
+        owner = self._pragma("application_id"), self._pragma("user_version")
+        if owner == (0, 0) and not self._connection.execute("SELECT 1 FROM sqlite_master").fetchone():
+            return False
+        if owner != (_OURS, _VERSION):
+            raise ValueError(f"{self.path} is a database of something else; give another file as cache=")
+        return True
 
     def _in_wal_mode(self) -> None:
         """Writers then do not hold up readers. SQLite does not wait by itself when two processes switch at once."""
