@@ -5,12 +5,13 @@ import math
 import random
 
 import pytest
-from datasets import Dataset
+from datasets import Dataset, DatasetDict
 
 from hf_icon2 import PairwiseJudge
 from hf_icon2.judges.calibration import calibrated
 from hf_icon2.judges.intervals import mean, mean_of_seats, share
 from hf_icon2.judges.labelled import labelled_pairs
+from hf_icon2.judges.seats import missing_reasons
 from hf_icon2.judges.verdicts import Comparison, LetterChoice
 
 
@@ -175,6 +176,19 @@ def test_the_table_and_the_dictionary_say_the_same():
     nothing = calibrated([Comparison(None, None, "gone")], ["first"])
     assert json.loads(json.dumps(nothing.to_dict()))["accuracy"]["value"] is None
     assert "accuracy, mean over both orders       -" in str(nothing)
+
+
+def test_reasons_that_differ_in_an_example_only_are_one():
+    reasons = ["no verdict: 'so'", "cut", "no verdict: 'so so'"]
+    assert missing_reasons([Comparison(None, None, reason) for reason in reasons]) == {
+        "no verdict: 'so'": 2,
+        "cut": 1,
+    }
+
+
+def test_rows_without_columns_are_refused():
+    with pytest.raises(TypeError, match="got str; of a DatasetDict pass one split"):
+        labelled_pairs(DatasetDict(train=Dataset.from_list([{"prompt": "q"}])))
 
 
 def turn(role, content):

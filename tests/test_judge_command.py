@@ -5,10 +5,14 @@ import random
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+import torch
 from faulty_server import FaultyServer, completion
+from transformers import LlamaConfig, LlamaForSequenceClassification
 
+from hf_icon2 import RewardModel
 from hf_icon2.cli import main
 from hf_icon2.judges.answer_files import matched, read_answers
 from hf_icon2.judges.verdicts import Comparison
@@ -143,8 +147,8 @@ def test_a_judge_of_seats_is_found_out(sides, capsys):
     with FaultyServer(lambda _: "[[A]]") as server:
         said = judged(capsys, *sides, "--endpoint", server.url)
     assert "win rate of the first side            0.500 [" in said
-    assert "flip rate                             0.833 [" in said  # five of six; equal answers are not asked
-    assert "position bias (first seat, minus 1/2) 0.417 [" in said
+    assert "flip rate                             1.000 [" in said  # of the five that are asked
+    assert "position bias (first seat, minus 1/2) 0.500 [" in said
 
 
 def test_replies_without_a_verdict_are_counted_and_left_out(sides, capsys):
@@ -207,6 +211,24 @@ def test_the_bundled_model_judges_without_a_server(tmp_path, capsys):
     rate = float(re.search(r"win rate of the first side +(\S+)", said)[1])
     assert rate > 0.8
     assert "requests" not in said
+
+
+def test_a_reward_model_judges_two_files(sides, tmp_path, tiny_tokenizer, capsys):
+    """Its own rewards, one by one, say who wins; orders cannot differ."""
+    config = LlamaConfig(
+        vocab_size=320, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2
+    )
+    config.update({"num_labels": 1, "pad_token_id": 0, "initializer_range": 0.5})
+    torch.manual_seed(0)
+    LlamaForSequenceClassification(config).save_pretrained(tmp_path)
+    tiny_tokenizer.save_pretrained(tmp_path)
+    said = judged(capsys, *sides, "--reward", str(tmp_path))
+    model = RewardModel.from_pretrained(str(tmp_path))
+    rows = [[json.loads(line) for line in Path(side).read_text().splitlines()] for side in sides]
+    first, second = (model([row["prompt"] for row in side], [row["answer"] for row in side]) for side in rows)
+    wins = sum(one > other for one, other in zip(first[:5], second[:5], strict=True))
+    assert f"wins, losses, abstained, failed       {wins}, {5 - wins}, 1, 0" in said
+    assert "flip rate                             0.000" in said
 
 
 @pytest.mark.parametrize(
@@ -276,13 +298,21 @@ def test_rows_are_joined_by_id_where_all_have_one_else_by_prompt(tmp_path):
     assert (found.only_first, found.only_second) == (1, 1)
 
 
+def test_answers_to_the_same_prompt_are_joined_in_their_order(tmp_path):
+    found = matched(
+        *files(tmp_path, [row("q", "a"), row("r", "b"), row("q", "c")], [row("q", "d"), row("q", "e")])
+    )
+    assert [(item.first, item.second) for item in found.rows] == [("a", "d"), ("c", "e")]
+    assert (found.only_first, found.only_second) == (1, 0)
+
+
 @pytest.mark.parametrize(
     ("first", "second", "said"),
     [
         (
-            [row("q", "a"), row("q", "b")],
-            [row("q", "c")],
-            "the prompt 'q' stands twice in the first file.*row 2",
+            [row("q", "a", id=1), row("r", "b", id=1)],
+            [row("q", "c", id=1)],
+            "the id '1' stands twice in the first file, the second time in row 2",
         ),
         ([row("q", "a", id=1)], [row("r", "b", id=1)], "the id '1' belongs to different prompts"),
         ([row("q", "a")], [row("r", "b")], "no prompt is in both files"),

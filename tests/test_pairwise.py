@@ -185,8 +185,10 @@ def test_letters_that_the_model_would_not_say_are_no_verdict():
 
 def test_as_many_questions_as_answers_are_needed():
     judge = PairwiseJudge(chooser(longer), ask=plain)
-    with pytest.raises(ValueError, match="zip"):
+    with pytest.raises(ValueError, match="1 questions and 2 and 1 answers are given"):
         judge.compare(["q"], ["a", "b"], ["c"])
+    with pytest.raises(TypeError, match=r"got one text; pass \[text\]"):
+        judge.compare("q", "a", "b")
 
 
 def test_conversations_and_messages_are_compared_like_texts():
@@ -229,7 +231,7 @@ def test_rankings_of_several_questions_do_not_mix():
     found = judge.rank(["q", "r", "s"], [["a", "bb"], ["ccc", "d", "ee"], ["f", "f"]])
     assert [ranking.order for ranking in found] == [(1, 0), (0, 2, 1), (0, 1)]
     assert found[2].scores == (0.5, 0.5)
-    with pytest.raises(ValueError, match="zip"):
+    with pytest.raises(ValueError, match="1 questions and 2 answers are given"):
         judge.rank(["q"], [["a", "b"], ["c", "d"]])
 
 

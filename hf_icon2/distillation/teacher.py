@@ -12,7 +12,7 @@ from datasets import Dataset
 from tqdm.auto import tqdm
 
 from hf_icon2.judges.letters import LetterJudge
-from hf_icon2.judges.verdicts import LetterChoice
+from hf_icon2.judges.verdicts import LEAST_MASS, LetterChoice
 from hf_icon2.judges.wording import Ask, compare_prompt, question_text
 from hf_icon2.likelihood import continuation_log_probs
 from hf_icon2.prompts import Instruction, answer_text, encode_exchange
@@ -25,9 +25,6 @@ logger = logging.getLogger(__name__)
 Judge = Callable[[Sequence[Instruction]], Sequence[LetterChoice]]
 LEAST_PROBABILITY = 1e-4
 """Selection probabilities are kept above it: a log of nearly 0 would drown every other score."""
-
-LEAST_MASS = 0.1
-"""Probability of the two letters below which a judge is taken not to answer with them."""
 
 
 def score_candidates(

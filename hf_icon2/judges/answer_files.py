@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -74,18 +75,23 @@ def read_answers(path: Path, column: str | None = None) -> list[Answer]:
 def matched(first: Sequence[Answer], second: Sequence[Answer], join: Join = "auto") -> Matches:
     """Joins two files by id where all their rows have one, else by the prompt.
 
+    Answers to a prompt that a file has several times are joined in their order.
+
     Args:
         first: Rows of one file.
         second: Rows of the other.
         join: "id" or "prompt" to have it one way.
 
     Raises:
-        ValueError: If a key stands twice in a file, rows with the same id ask different things, or no row has a
+        ValueError: If an id stands twice in a file, rows with the same id ask different things, or no row has a
             partner.
     """
     by_id = all(row.name is not None for row in (*first, *second)) if join == "auto" else join == "id"
     what = "id" if by_id else "prompt"
-    one, other = (_by_key(rows, by_id, which) for rows, which in ((first, "first"), (second, "second")))
+    if by_id:
+        one, other = _by_id(first, "first"), _by_id(second, "second")
+    else:
+        one, other = _by_prompt(first), _by_prompt(second)
     shared = [key for key in one if key in other]
     if not shared:
         hint = "; try to join by prompt" if by_id else "; give both files the same prompts, or ids"
@@ -93,10 +99,10 @@ def matched(first: Sequence[Answer], second: Sequence[Answer], join: Join = "aut
     for key in shared:
         if _prompt_key(one[key].prompt) != _prompt_key(other[key].prompt):
             raise ValueError(
-                f"the id {key!r} belongs to different prompts: {shortened(one[key].prompt)} and "
+                f"the id {key[0]!r} belongs to different prompts: {shortened(one[key].prompt)} and "
                 f"{shortened(other[key].prompt)}; join by prompt, or give ids that agree"
             )
-    rows = [Match(key, one[key].prompt, one[key].text, other[key].text) for key in shared]
+    rows = [Match(key[0], one[key].prompt, one[key].text, other[key].text) for key in shared]
     return Matches(rows, len(one) - len(rows), len(other) - len(rows))
 
 
@@ -138,18 +144,28 @@ def _checked(prompt: Instruction) -> Instruction:
     return prompt
 
 
-def _by_key(rows: Sequence[Answer], by_id: bool, which: str) -> dict[str, Answer]:
-    found: dict[str, Answer] = {}
+def _by_id(rows: Sequence[Answer], which: str) -> dict[tuple[str, int], Answer]:
+    found: dict[tuple[str, int], Answer] = {}
     for number, row in enumerate(rows, 1):
-        key = row.name if by_id else _prompt_key(row.prompt)
-        if key is None:
+        if row.name is None:
             raise ValueError(f"row {number} of the {which} file has no id; join by prompt")
-        if key in found:
+        if (row.name, 0) in found:
             raise ValueError(
-                f"the {'id' if by_id else 'prompt'} {shortened(key)} stands twice in the {which} file, the second time "
-                f"in row {number}; keep one answer to each"
+                f"the id {shortened(row.name)} stands twice in the {which} file, the second time in row {number}; keep "
+                "one answer to each, or join by prompt"
             )
-        found[key] = row
+        found[row.name, 0] = row
+    return found
+
+
+def _by_prompt(rows: Sequence[Answer]) -> dict[tuple[str, int], Answer]:
+    """Rows by their prompt and by how many there were with it before."""
+    seen: Counter[str] = Counter()
+    found = {}
+    for row in rows:
+        key = _prompt_key(row.prompt)
+        found[key, seen[key]] = row
+        seen[key] += 1
     return found
 
 

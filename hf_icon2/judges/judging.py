@@ -32,6 +32,10 @@ class Judge(ABC):
             firsts: One answer to each; text, or one assistant message.
             seconds: The other answers.
             progress: Name of the progress bar; None shows none.
+
+        Raises:
+            TypeError: If one text is given where lists are wanted.
+            ValueError: If they differ in length.
         """
 
     def calibrate(self, pairs: Iterable[Mapping[str, Any]], *, progress: str | None = None) -> Calibration:
@@ -73,6 +77,7 @@ class Judge(ABC):
             demonstrations: Not shown: comparing needs none. They are here so that all judges can be called alike.
             progress: Name of the progress bar; None shows none.
         """
+        check_columns(questions, answers)
         rows = list(zip(questions, answers, strict=True))
         pairs = [
             (index, *pair)
@@ -92,6 +97,19 @@ class Judge(ABC):
             round_robin(len(texts), comparisons)
             for texts, comparisons in zip(answers, by_question, strict=True)
         ]
+
+
+def check_columns(questions: Sequence[Any], *answers: Sequence[Any]) -> None:
+    """Refuses what is not as many answers as questions, each a list."""
+    if any(isinstance(column, str) for column in (questions, *answers)):
+        raise TypeError(
+            "questions and answers are lists with one item per question, got one text; pass [text]"
+        )
+    if len({len(questions), *map(len, answers)}) > 1:
+        given = " and ".join(str(len(column)) for column in answers)
+        raise ValueError(
+            f"{len(questions)} questions and {given} answers are given; each question needs its own"
+        )
 
 
 def round_robin(count: int, comparisons: Mapping[tuple[int, int], Comparison]) -> Ranking:

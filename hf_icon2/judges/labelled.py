@@ -40,10 +40,15 @@ def labelled_pairs(rows: Iterable[Mapping[str, Any]]) -> list[LabelledPair]:
             output_1, output_2) are known too.
 
     Raises:
+        TypeError: If rows are no mappings.
         ValueError: If there are no rows, or a row lacks a column or has another label.
     """
     pairs = []
     for number, row in enumerate(rows, 1):
+        if not isinstance(row, Mapping):
+            raise TypeError(
+                f"labelled pairs are rows with named columns, got {type(row).__name__}; of a DatasetDict pass one split"
+            )
         try:
             pairs.append(_preference(row) if "chosen" in row else _labelled(row))
         except (KeyError, TypeError, ValueError) as error:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Literal
 from hf_icon2.judges.chat.records import Chat, ChatFailure
 from hf_icon2.judges.chat_letters import ChatLetterJudge
 from hf_icon2.judges.chat_verdicts import ChatVerdictJudge
-from hf_icon2.judges.judging import Judge
-from hf_icon2.judges.verdicts import Comparison, LetterChoice
+from hf_icon2.judges.judging import Judge, check_columns
+from hf_icon2.judges.verdicts import LEAST_MASS, Comparison, LetterChoice
 from hf_icon2.judges.wording import Ask, compare_prompt, question_text
 from hf_icon2.prompts import Instruction, answer_text
 
@@ -24,9 +24,6 @@ Chooser = Callable[..., Sequence[LetterChoice | ChatFailure]]
 
 Read = Literal["text", "logprobs"]
 """Where the verdict of a chat model is read: in its reply, or in the probabilities of the reply's first token."""
-
-LEAST_MASS = 0.1
-"""Probability of the two letters below which a model is taken not to answer with them."""
 
 
 class PairwiseJudge(Judge):
@@ -126,6 +123,7 @@ class PairwiseJudge(Judge):
         progress: str | None = None,
     ) -> list[Comparison]:
         """Compares two answers to each question; see `Judge`."""
+        check_columns(questions, firsts, seconds)
         triples = [
             (question_text(question), answer_text(first), answer_text(second))
             for question, first, second in zip(questions, firsts, seconds, strict=True)
@@ -168,7 +166,7 @@ def _readable(choice: LetterChoice | ChatFailure) -> float | ChatFailure:
         return choice
     if choice.mass < LEAST_MASS:
         return ChatFailure(
-            f"the letters A and B have less than {LEAST_MASS:g} of the probability; take read='text' (--read text), or "
-            "word the question in another way (ask=)"
+            f"the letters A and B have less than {LEAST_MASS:g} of the probability; take another model or wording "
+            "(ask=), or, at an endpoint, read='text' (--read text)"
         )
     return choice.probability

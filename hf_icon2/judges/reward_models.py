@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from tqdm.auto import tqdm
 
-from hf_icon2.judges.judging import Judge
+from hf_icon2.judges.judging import Judge, check_columns
 from hf_icon2.judges.verdicts import Comparison, Demonstration, Ranking
 from hf_icon2.prompts import Instruction, answer_text
 
@@ -96,10 +96,7 @@ class RewardModel(Judge):
         progress: str | None = None,
     ) -> list[Comparison]:
         """Compares two answers to each question by their rewards; see `Judge`."""
-        if not len(questions) == len(firsts) == len(seconds):
-            raise ValueError(
-                f"{len(questions)} questions, {len(firsts)} and {len(seconds)} answers; give as many"
-            )
+        check_columns(questions, firsts, seconds)
         answers = [answer_text(answer) for pair in zip(firsts, seconds, strict=True) for answer in pair]
         rewards = self([question for question in questions for _ in range(2)], answers, progress=progress)
         return [_comparison(*pair) for pair in zip(rewards[::2], rewards[1::2], strict=True)]

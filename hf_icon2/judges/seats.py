@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from typing import Literal
 
@@ -47,6 +46,13 @@ def gives_probabilities(read: Sequence[Seats]) -> bool:
 
 
 def missing_reasons(comparisons: Sequence[Comparison]) -> dict[str, int]:
-    """Why comparisons have no probability, the most frequent reason first, and how many."""
-    found = Counter(item.reason or "no reason given" for item in comparisons if item.probability is None)
-    return dict(found.most_common())
+    """Why comparisons have no probability, the most frequent reason first, and how many.
+
+    Reasons that are alike up to a colon, where an example or what a server says follows, are one; the first is shown.
+    """
+    alike: dict[str, list[str]] = {}
+    for item in comparisons:
+        if item.probability is None:
+            reason = item.reason or "no reason given"
+            alike.setdefault(reason.partition(": ")[0], []).append(reason)
+    return {reasons[0]: len(reasons) for reasons in sorted(alike.values(), key=len, reverse=True)}

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+LEAST_MASS = 0.1
+"""Probability of the two letters below which a judge is taken not to answer with them."""
+
 
 class LetterChoice(NamedTuple):
     """What a judge thinks of one question that asks for one of two letters.

@@ -47,7 +47,7 @@ class WinRate:
         failed: No verdict in one order or both; left out of all shares.
         win_rate: Wins and half of the abstentions, among all that did not fail.
         probability: Mean probability to win, of judges that give probabilities; else None.
-        flip_rate: Share of pairs whose two verdicts contradict each other.
+        flip_rate: Share of pairs whose two verdicts contradict each other; here and below, of answers that differ.
         position_bias: Share of verdicts for the answer shown first, minus one half.
         longer_wins: Share of decided pairs that the longer answer wins.
         first: The first side.
@@ -117,6 +117,11 @@ def win_rate(comparisons: Sequence[Comparison], firsts: Sequence[str], seconds: 
         seconds: The second side's.
     """
     read = [seats for item in comparisons if (seats := seats_of(item, "first")) is not None]
+    asked = [
+        seats
+        for item, first, second in zip(comparisons, firsts, seconds, strict=True)
+        if first != second and (seats := seats_of(item, "first")) is not None
+    ]
     winners = Counter(Comparison(*seats).winner for seats in read)
     wins, losses, abstained = (winners[name] for name in ("first", "second", None))
     longer = _longer_wins(comparisons, firsts, seconds)
@@ -127,8 +132,8 @@ def win_rate(comparisons: Sequence[Comparison], firsts: Sequence[str], seconds: 
         failed=len(comparisons) - len(read),
         win_rate=mean_of_seats([1.0] * wins + [0.5] * abstained + [0.0] * losses),
         probability=mean([(one + two) / 2 for one, two in read]) if gives_probabilities(read) else None,
-        flip_rate=share(contradictions(read), len(read)),
-        position_bias=position_bias(read),
+        flip_rate=share(contradictions(asked), len(asked)),
+        position_bias=position_bias(asked),
         longer_wins=share(sum(longer), len(longer)),
         first=_side(firsts),
         second=_side(seconds),
