@@ -1,6 +1,6 @@
 """The toy's black box as a server: an OpenAI-compatible endpoint on 127.0.0.1 that answers ranking prompts.
 
-    python -m hf_icon2.toy.ranker --port 8000 --noise 1 --coupling 1
+    python -m hf_icon2.toy.ranker --port 8000 --noise 2 --coupling 1
 
 How it ranks is `ranking`'s matter. A reply follows from the request and the rule alone, so that runs repeat and what
 a client has stored stays valid.

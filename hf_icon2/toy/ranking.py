@@ -67,7 +67,7 @@ class RankingRule:
         seed: Of the noise.
     """
 
-    noise: float = 1.0
+    noise: float = 2.0
     coupling: float = 1.0
     bias: float = 0.5
     seed: int = 0
