@@ -8,6 +8,7 @@ import subprocess
 import sys
 import urllib.request
 from itertools import combinations
+from string import ascii_uppercase
 from urllib.error import HTTPError
 
 import pytest
@@ -213,6 +214,10 @@ def test_what_the_judge_writes_the_toy_reads(seed):
         ("Question:\n| q\nAnswer A:\n| a\nAnswer B:\n| b", "has no question"),
         ("Question:\n| q\nAnswer A:\n| a\nRanking:", "fewer than 2 answers"),
         ("Question:\n| q\nAnswer B:\n| a\nAnswer A:\n| b\nRanking:", "answer B is not in its place"),
+        (
+            "Question:\n| q\n" + "".join(f"Answer {a}:\n| a\n" for a in f"{ascii_uppercase}Z"),
+            "answer Z is not",
+        ),
         ("Question:\n| q\nAnswer A:\n| a\nAnswer B:\n| b\nRanking: A > A", "'A > A' does not rank"),
         ("Question:\n| q\nAnswer A:\n| a\nAnswer B:\n| b\nRanking: A > B", "is ranked already"),
         (
@@ -270,7 +275,16 @@ def test_the_server_speaks_as_openai_does():
         assert reply["choices"][0]["finish_reason"] == "stop"
         assert reply["usage"]["completion_tokens"] == 7
         assert post(server.endpoint, body) == (status, reply)
-        for wrong in (b"{", b"[]", {}, {"messages": []}, {"messages": ["a"]}, body | {"stream": True}):
+        for wrong in (
+            b"{",
+            b"\xff",
+            b"[" * 100_000,
+            b"[]",
+            {},
+            {"messages": []},
+            {"messages": ["a"]},
+            body | {"stream": True},
+        ):
             status, reply = post(server.endpoint, wrong)
             assert status == 422 and reply["error"]["message"]
         assert post(server.endpoint, body, "/elsewhere")[0] == 404

@@ -87,7 +87,7 @@ class RankerServer:
             prompt = _prompt(json.loads(body))
             demonstrations, query = read_prompt(prompt)
             order = self.rule.rank(query, demonstrations)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             return _refusal(HTTPStatus.UNPROCESSABLE_ENTITY, str(error))
         return HTTPStatus.OK, _completion(prompt, " > ".join(LETTERS[seat] for seat in order))
 

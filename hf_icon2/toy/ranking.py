@@ -155,7 +155,9 @@ def read_prompt(text: str) -> tuple[list[Exchange], Exchange]:
         elif texts and line.startswith(_QUOTE):
             texts[-1].append(line.removeprefix(_QUOTE))
         elif texts and (letter := _ANSWER.fullmatch(line)):
-            _expect(letter[1] == LETTERS[len(texts) - 1], f"answer {letter[1]} is not in its place")
+            _expect(
+                letter[1] == LETTERS[len(texts) - 1 : len(texts)], f"answer {letter[1]} is not in its place"
+            )
             texts.append([])
         elif texts and line.startswith(_RANKING):
             exchanges.append(_exchange(texts, line.removeprefix(_RANKING)))
