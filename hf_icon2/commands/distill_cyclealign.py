@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 from hf_icon2.distillation.cycle_recipe import CycleRecipe
 
 if TYPE_CHECKING:
+    from hf_icon2.distillation.cycle_recipe import Ranker as RankerSettings
+    from hf_icon2.judges.chat.client import ChatClient
     from hf_icon2.judges.ranking import Ranker
     from hf_icon2.judges.verdicts import Demonstration
 
@@ -25,35 +27,36 @@ def distil(recipe: CycleRecipe, output: Path) -> Path:
     from hf_icon2.distillation.cyclealign import CycleAlign
 
     prompts = prompts_of(recipe.prompts, recipe.column, recipe.number, recipe.seed)
-    demonstrations = _demonstrations(recipe)
-    with _black_box(recipe) as endpoint:
+    demonstrations = _demonstrations(recipe.ranker)
+    with _black_box(recipe.ranker) as endpoint:
+        chat = _client(recipe.ranker, endpoint, output / CACHE)
         return CycleAlign(
             student_source(recipe.student),
             prompts,
-            _ranker(recipe, endpoint, output / CACHE),
+            _ranker(recipe.ranker, chat, recipe.seed),
             output,
             recipe,
             demonstrations=demonstrations,
+            chat=chat,
         ).run()
 
 
-def _demonstrations(recipe: CycleRecipe) -> tuple[Demonstration, ...]:
+def _demonstrations(settings: RankerSettings) -> tuple[Demonstration, ...]:
     from hf_icon2.distillation.demonstrations import read_demonstrations
     from hf_icon2.judges.verdicts import Demonstration
     from hf_icon2.toy.ranking import static_demonstrations
 
-    if recipe.ranker.demonstrations is not None:
-        return read_demonstrations(recipe.ranker.demonstrations)
-    if recipe.ranker.endpoint is not None:
-        return ()
-    return tuple(Demonstration(question, answers) for question, answers in static_demonstrations())
+    if settings.demonstrations is not None:
+        return read_demonstrations(settings.demonstrations)
+    ours = static_demonstrations() if settings.is_ours else ()
+    return tuple(Demonstration(question, answers) for question, answers in ours)
 
 
 @contextmanager
-def _black_box(recipe: CycleRecipe) -> Iterator[str]:
+def _black_box(settings: RankerSettings) -> Iterator[str | None]:
     """The address of the endpoint; the toy's own is served as long as the run lasts."""
-    if recipe.ranker.endpoint is not None:
-        yield recipe.ranker.endpoint
+    if not settings.is_ours:
+        yield settings.endpoint
         return
     from hf_icon2.toy.ranker import RankerServer
 
@@ -61,23 +64,29 @@ def _black_box(recipe: CycleRecipe) -> Iterator[str]:
         yield server.endpoint
 
 
-def _ranker(recipe: CycleRecipe, endpoint: str, cache: Path) -> Ranker:
+def _client(settings: RankerSettings, endpoint: str | None, cache: Path) -> ChatClient:
     from hf_icon2.judges.chat.budget import Budget, Prices
     from hf_icon2.judges.chat.client import ChatClient
-    from hf_icon2.judges.ranking import RankingJudge
 
-    settings = recipe.ranker
     prices = None
-    if settings.input_price is not None and settings.output_price is not None:
-        prices = Prices(settings.input_price, settings.output_price)
-    chat = ChatClient(
+    if settings.price_input is not None and settings.price_output is not None:
+        prices = Prices(settings.price_input, settings.price_output)
+    return ChatClient(
         endpoint,
         settings.endpoint_model,
         concurrency=settings.concurrency,
         timeout=settings.timeout,
         retries=settings.retries,
         cache=cache,
-        budget=Budget(settings.most_requests, settings.most_tokens, settings.most_cost),
+        budget=Budget(settings.budget_requests, settings.budget_tokens, settings.budget_cost),
         prices=prices,
     )
-    return RankingJudge(chat, seed=recipe.seed, max_tokens=settings.max_tokens)
+
+
+def _ranker(settings: RankerSettings, chat: ChatClient, seed: int) -> Ranker:
+    from hf_icon2.judges.pairwise import PairwiseJudge
+    from hf_icon2.judges.ranking import RankingJudge
+
+    if settings.kind == "pairwise":
+        return PairwiseJudge.from_chat(chat, read=settings.read, max_tokens=settings.reply_tokens)
+    return RankingJudge(chat, seed=seed, max_tokens=settings.reply_tokens)

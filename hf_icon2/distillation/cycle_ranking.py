@@ -10,6 +10,7 @@ from hf_icon2.distillation.cycle_state import CycleState, Row
 from hf_icon2.prompts import answer_text
 
 if TYPE_CHECKING:
+    from hf_icon2.judges.chat.client import ChatClient
     from hf_icon2.judges.ranking import Ranker
     from hf_icon2.judges.verdicts import Demonstration, Ranking
 
@@ -21,6 +22,7 @@ _SPENT = ("requests", "prompt_tokens", "completion_tokens", "cost")
 
 def rank_candidates(
     ranker: Ranker,
+    chat: ChatClient | None,
     state: CycleState,
     questions: Sequence[str],
     candidates: Sequence[Row],
@@ -33,6 +35,7 @@ def rank_candidates(
 
     Args:
         ranker: The black box.
+        chat: What it asks through, if it does: its requests, tokens and cost are noted.
         state: Where rankings are kept.
         questions: Of all instructions; their numbers are their ids.
         candidates: Rows of `id` and `responses`, of those that have any.
@@ -52,7 +55,7 @@ def rank_candidates(
         return kept
     known = {row["id"]: row for row in kept}
     waiting = [row for row in candidates if row["id"] not in known]
-    before = _spent(ranker)
+    before = _spent(chat)
     found = ranker.rank(
         [questions[int(row["id"])] for row in waiting],
         [[answer_text(response) for response in row["responses"]] for row in waiting],
@@ -64,7 +67,7 @@ def rank_candidates(
     rows = [known.get(key, {"id": key, "scores": None, "reason": missing}) for key in ids]
     dropped = [{**row, "prompt": questions[int(row["id"])]} for row in rows if row["scores"] is None]
     state.write_rows("dropped", dropped)
-    if (usage := _added(state.usage, before, _spent(ranker))) is not None:
+    if (usage := _added(state.usage, before, _spent(chat))) is not None:
         state.write("usage", usage)
     stops = [str(one.reason) for one in found if one.stopped]
     if stops:
@@ -106,9 +109,9 @@ def _check_number(state: CycleState, rows: Sequence[Row]) -> None:
         )
 
 
-def _spent(ranker: Ranker) -> dict[str, Any] | None:
-    """What a ranker's chat has used so far; None for one without a chat that counts."""
-    usage = getattr(getattr(ranker, "chat", None), "usage", None)
+def _spent(chat: ChatClient | None) -> dict[str, Any] | None:
+    """What a client has used so far; None where none counts."""
+    usage = getattr(chat, "usage", None)
     return None if usage is None else {name: getattr(usage, name) for name in _SPENT}
 
 

@@ -12,14 +12,16 @@ from hf_icon2.recipe import TOY, setting
 FREE = (
     "cycles",
     "stop_early",
-    "ranker.endpoint",
     "ranker.concurrency",
     "ranker.timeout",
     "ranker.retries",
-) + tuple(
-    f"ranker.{name}" for name in ("most_requests", "most_tokens", "most_cost", "input_price", "output_price")
+    "ranker.budget_requests",
+    "ranker.budget_tokens",
+    "ranker.budget_cost",
+    "ranker.price_input",
+    "ranker.price_output",
 )
-"""Settings that may change in a run that has begun: how long it goes on, and how the black box is reached and paid."""
+"""Settings that may change in a run that has begun: how long it goes on, and how the black box is asked and paid."""
 
 
 @dataclass(frozen=True)
@@ -42,24 +44,36 @@ class Sampling:
 class Ranker:
     """The black box that ranks."""
 
-    endpoint: str | None = setting(None, "address of an OpenAI-compatible endpoint; the toy brings its own")
-    endpoint_model: str | None = setting(None, "name of the model at the endpoint")
-    kind: Literal["listwise", "pairwise"] = setting(
-        "listwise", "listwise: all responses in one prompt, twice; pairwise: two at a time, in both orders"
+    endpoint: str | None = setting(
+        None, "address of an OpenAI-compatible endpoint; its key is read from HF_ICON2_ENDPOINT_KEY"
     )
+    endpoint_model: str | None = setting(
+        None, "name of the model at the endpoint; alone, at the Hub's Inference Providers"
+    )
+    kind: Literal["listwise", "pairwise"] = setting(
+        "listwise", "listwise: all responses in one prompt, twice; pairwise: all pairs, in both orders"
+    )
+    read: Literal["text", "logprobs"] = setting(
+        "text", "of pairs, the verdict: from the reply's text, or from the probabilities of its first token"
+    )
+    reply_tokens: int = setting(256, "longest reply; models that think need more")
     demonstrations: str | None = setting(
         None, "JSONL file of hand-written demonstrations: question, and answers, best first"
     )
     pool: int = setting(4, "most demonstrations that agreement adds")
-    max_tokens: int = setting(256, "longest reply; models that think first need more")
     concurrency: int = setting(8, "most requests in flight")
     timeout: float = setting(120.0, "seconds without a byte after which the endpoint counts as silent")
     retries: int = setting(6, "times that a request is sent again")
-    most_requests: int | None = setting(None, "budget of the run in requests")
-    most_tokens: int | None = setting(None, "budget of the run in tokens of prompts and replies")
-    most_cost: float | None = setting(None, "budget of the run in USD; needs the prices")
-    input_price: float | None = setting(None, "USD per million tokens of the prompts")
-    output_price: float | None = setting(None, "USD per million tokens of the replies")
+    budget_requests: int | None = setting(None, "most requests to send in the run")
+    budget_tokens: int | None = setting(None, "most tokens to spend in the run, of prompts and replies")
+    budget_cost: float | None = setting(None, "most US dollars to spend in the run; needs the prices")
+    price_input: float | None = setting(None, "US dollars per million tokens of prompt")
+    price_output: float | None = setting(None, "US dollars per million tokens of reply")
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether the toy's black box ranks, which comes along."""
+        return self.endpoint is None and self.endpoint_model is None
 
 
 @dataclass(frozen=True)
@@ -97,8 +111,8 @@ class CycleRecipe(PlainRecipe):
     def __post_init__(self) -> None:
         # What training would refuse is refused here: sampling may take hours, ranking costs money.
         sampling, ranker, training = self.sampling, self.ranker, self.training
-        prices = (ranker.input_price, ranker.output_price)
-        caps = (ranker.most_requests, ranker.most_tokens, ranker.most_cost, *prices)
+        prices = (ranker.price_input, ranker.price_output)
+        amounts = (ranker.budget_requests, ranker.budget_tokens, ranker.budget_cost, *prices)
         check_settings(
             {
                 "cycles must be at least 1": self.cycles >= 1,
@@ -109,10 +123,17 @@ class CycleRecipe(PlainRecipe):
                 <= sampling.samples
                 and min(sampling.temperatures) >= 0,
                 "ranker.pool must be 0 or more": ranker.pool >= 0,
-                "ranker's budget and prices must be 0 or more": all(cap is None or cap >= 0 for cap in caps),
-                "ranker.most_cost needs ranker.input_price and ranker.output_price": ranker.most_cost is None
+                "ranker.concurrency must be 1 to 100": 1 <= ranker.concurrency <= 100,
+                "ranker.timeout must be above 0": ranker.timeout > 0,
+                "ranker.reply_tokens must be at least 1": ranker.reply_tokens >= 1,
+                "ranker.retries must be 0 or more": ranker.retries >= 0,
+                "ranker's budget and prices must be 0 or more": all(
+                    amount is None or amount >= 0 for amount in amounts
+                ),
+                "ranker.price_input and ranker.price_output go together": prices.count(None) != 1,
+                "ranker.budget_cost needs ranker.price_input and ranker.price_output": ranker.budget_cost
+                is None
                 or None not in prices,
-                "ranker.input_price and ranker.output_price go together": prices.count(None) != 1,
                 "training.student_temperature must be above 0 and finite": 0
                 < training.student_temperature
                 < math.inf,
@@ -122,7 +143,11 @@ class CycleRecipe(PlainRecipe):
                 **training_checks(training),
                 "prompts are needed for a student that is not the toy": self.prompts is not None
                 or self.student == TOY,
-                "ranker.endpoint is needed for a student that is not the toy": ranker.endpoint is not None
-                or self.student == TOY,
+                "ranker.endpoint or ranker.endpoint_model is needed for a student that is not the toy": (
+                    not ranker.is_ours or self.student == TOY
+                ),
+                "ranker.kind must be listwise for the toy's black box, which compares no pairs": (
+                    not ranker.is_ours or ranker.kind == "listwise"
+                ),
             }
         )

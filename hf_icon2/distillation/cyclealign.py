@@ -34,6 +34,7 @@ from hf_icon2.storage import write_atomic
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from hf_icon2.judges.chat.client import ChatClient
     from hf_icon2.judges.ranking import Ranker
     from hf_icon2.judges.verdicts import Demonstration
 
@@ -56,6 +57,7 @@ class CycleAlign:
         recipe: The settings; student, prompts, endpoint and demonstrations are those given here.
         demonstrations: Hand-written ones, always shown to the black box.
         directions: Spread the responses by steering; loaded from `recipe.sampling.directions` by default.
+        chat: Client whose requests, tokens and cost the figures note; the ranker's `chat` by default.
         show_progress: Whether to show progress bars.
     """
 
@@ -69,6 +71,7 @@ class CycleAlign:
         *,
         demonstrations: Sequence[Demonstration] = (),
         directions: DirectionVectors | None = None,
+        chat: ChatClient | None = None,
         show_progress: bool = True,
     ) -> None:
         refuse_one_text(prompts)
@@ -79,6 +82,7 @@ class CycleAlign:
         self.recipe = recipe or CycleRecipe()
         self.demonstrations = tuple(demonstrations)
         self.directions = directions
+        self.chat: ChatClient | None = getattr(ranker, "chat", None) if chat is None else chat
         self.show_progress = show_progress
 
     @property
@@ -146,6 +150,7 @@ class CycleAlign:
             state.write_rows("candidates", candidates)
         rankings = rank_candidates(
             self.ranker,
+            self.chat,
             state,
             list(map(question_text, self.prompts)),
             candidates,
