@@ -12,32 +12,37 @@ def agreed(question, share=1.0, margin=1.0, answers=("good", "bad")):
     return Agreed(Demonstration(question, answers), share, margin)
 
 
-def questions(demonstrations):
-    return [one.question for one in demonstrations]
+def questions(pool):
+    return [one.question for one in pool.shown]
 
 
 def test_the_fullest_agreements_come_in_first_and_of_those_the_surest():
     found = [agreed("a", 0.75, 9.0), agreed("b", 1.0, 0.1), agreed("c", 1.0, 0.3), agreed("d", 0.75, 8.0)]
     pool = DemonstrationPool(most=3).updated(found)
-    assert questions(pool.dynamic) == ["c", "b", "a"]
+    assert questions(pool) == ["c", "b", "a"]
     assert DemonstrationPool(most=3).updated(reversed(found)) == pool
 
 
-def test_newer_ones_replace_the_oldest_and_static_ones_stay():
+def test_an_older_one_goes_only_for_a_surer_one_and_static_ones_stay():
     static = Demonstration("by hand", ("x", "y"))
-    pool = DemonstrationPool((static,), most=3)
-    pool = pool.updated([agreed("a"), agreed("b", margin=0.5)])
-    pool = pool.updated([agreed("c"), agreed("d", margin=0.5)])
-    assert questions(pool.shown) == ["by hand", "c", "d", "a"]
-    assert DemonstrationPool((static,), most=0).updated([agreed("a")]).shown == (static,)
+    pool = DemonstrationPool((static,), most=2).updated([agreed("a"), agreed("b", margin=0.5)])
+    pool = pool.updated([agreed("c", margin=0.7), agreed("d", margin=0.4)])
+    assert questions(pool) == ["by hand", "a", "c"]
+    assert questions(pool.updated([agreed("e", 0.9, 5.0)])) == ["by hand", "a", "c"]
+    assert questions(DemonstrationPool((static,), most=0).updated([agreed("a")])) == ["by hand"]
 
 
 def test_a_question_is_shown_once():
     static = Demonstration("by hand", ("x", "y"))
-    pool = DemonstrationPool((static,), most=4).updated([agreed("a"), agreed("by hand"), agreed("b")])
-    pool = pool.updated([agreed("a", answers=("better", "good")), agreed("a", 0.5)])
-    assert questions(pool.shown) == ["by hand", "a", "b"]
-    assert pool.dynamic[0].answers == ("better", "good")
+    pool = DemonstrationPool((static,), most=4).updated(
+        [agreed("a"), agreed("by hand"), agreed("b", margin=0.5)]
+    )
+    pool = pool.updated(
+        [agreed("a", margin=2.0, answers=("better", "good")), agreed("a", 0.5), agreed("b", 0.5)]
+    )
+    assert questions(pool) == ["by hand", "a", "b"]
+    assert pool.shown[1].answers == ("better", "good")
+    assert pool.dynamic[1].share == 1.0
 
 
 def test_a_pool_survives_its_file():

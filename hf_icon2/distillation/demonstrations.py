@@ -1,4 +1,4 @@
-"""The demonstrations in a black box's prompt: hand-written ones, and a pool that follows what both rankers agree on."""
+"""The demonstrations in a black box's prompt: hand-written ones, and a pool of what both rankers agree on."""
 
 from __future__ import annotations
 
@@ -32,47 +32,54 @@ class DemonstrationPool:
 
     Args:
         static: Always shown, first.
-        dynamic: From agreement, newest first.
+        dynamic: From agreement, the surest first.
         most: Largest number of dynamic ones; 0 or more.
     """
 
     static: tuple[Demonstration, ...] = ()
-    dynamic: tuple[Demonstration, ...] = ()
+    dynamic: tuple[Agreed, ...] = ()
     most: int = 4
 
     @property
     def shown(self) -> tuple[Demonstration, ...]:
         """All of them, in the order shown."""
-        return (*self.static, *self.dynamic)
+        return (*self.static, *(one.demonstration for one in self.dynamic))
 
     def updated(self, agreed: Iterable[Agreed]) -> DemonstrationPool:
-        """The pool after a cycle: the surest agreements come in, the oldest demonstrations go.
+        """The pool after a cycle: the surest agreements of all cycles so far.
 
         Surest is where the larger share of the answers is agreed on, which happens by chance least, and of those
-        where the student's least sure step is largest. A question is shown once: what is newer replaces what is
-        older, and nothing replaces a static demonstration.
+        where the student's least sure step is largest. An older demonstration goes only for a surer one: later
+        answers of a student that has learned are more alike, and an order among them says less. A question is shown
+        once, and never where a static demonstration shows it.
         """
-        surest = sorted(agreed, key=lambda one: (-one.share, -one.margin, one.demonstration.question))
         told = {one.question for one in self.static}
-        kept: dict[str, Demonstration] = {}
-        for one in (*(item.demonstration for item in surest), *self.dynamic):
-            if one.question not in told:
-                kept.setdefault(one.question, one)
+        kept: dict[str, Agreed] = {}
+        for one in sorted((*agreed, *self.dynamic), key=_surest_first):
+            if one.demonstration.question not in told:
+                kept.setdefault(one.demonstration.question, one)
         return replace(self, dynamic=tuple(kept.values())[: self.most])
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON data."""
         return {
             "static": [_as_row(one) for one in self.static],
-            "dynamic": [_as_row(one) for one in self.dynamic],
+            "dynamic": [
+                {**_as_row(one.demonstration), "share": one.share, "margin": one.margin}
+                for one in self.dynamic
+            ],
             "most": self.most,
         }
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> DemonstrationPool:
         """From plain JSON data."""
-        static, dynamic = (tuple(map(_demonstration, data[name])) for name in ("static", "dynamic"))
-        return cls(static, dynamic, data["most"])
+        dynamic = (Agreed(_demonstration(row), row["share"], row["margin"]) for row in data["dynamic"])
+        return cls(tuple(map(_demonstration, data["static"])), tuple(dynamic), data["most"])
+
+
+def _surest_first(one: Agreed) -> tuple[float, float, str]:
+    return -one.share, -one.margin, one.demonstration.question
 
 
 def read_demonstrations(path: str | Path) -> tuple[Demonstration, ...]:
