@@ -13,7 +13,9 @@ __version__ = "0.1.0"
 _HOME = {
     "Budget": "judges.chat.budget",
     "ChatClient": "judges.chat.client",
+    "ChatFailure": "judges.chat.records",
     "ChatLetterJudge": "judges.chat_letters",
+    "ChatReply": "judges.chat.records",
     "ChatRequest": "judges.chat.records",
     "Criterion": "criteria",
     "CycleAlign": "distillation.cyclealign",
@@ -78,6 +80,8 @@ if TYPE_CHECKING:
     from hf_icon2.judges.chat.budget import Budget as Budget
     from hf_icon2.judges.chat.budget import Prices as Prices
     from hf_icon2.judges.chat.client import ChatClient as ChatClient
+    from hf_icon2.judges.chat.records import ChatFailure as ChatFailure
+    from hf_icon2.judges.chat.records import ChatReply as ChatReply
     from hf_icon2.judges.chat.records import ChatRequest as ChatRequest
     from hf_icon2.judges.chat_letters import ChatLetterJudge as ChatLetterJudge
     from hf_icon2.judges.letters import LetterJudge as LetterJudge

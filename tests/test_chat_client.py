@@ -563,9 +563,14 @@ class Asking:
     def status(self) -> int:
         return int(self.program.stdout.readline())
 
-    def close(self) -> list[dict]:
-        self.program.communicate(timeout=60)
+    def outcomes(self) -> list[dict]:
         return json.loads(self.output.read_text())
+
+    def __enter__(self) -> "Asking":
+        return self
+
+    def __exit__(self, *_rest: object) -> None:
+        self.program.communicate(timeout=60)
 
 
 def hashed(payload: dict) -> dict:
@@ -580,26 +585,28 @@ def hashed(payload: dict) -> dict:
 def test_a_batch_killed_at_twenty_random_moments_ends_as_if_it_never_was(tmp_path):
     draw = random.Random(3)
     moments = sorted(draw.sample(range(1, 950), 20))
+    hopeless = time.monotonic() + 200
     (tmp_path / "whole").mkdir()
     with FaultyServer(hashed, plan=at_random({"500": 0.03, "cut": 0.03})) as server:
-        asking = Asking(server, tmp_path, "killed", 1000, backoff=0.01)
         number = {request_key(server.url, None, {}, request): n for n, request in enumerate(numbered(1000))}
         known_at = []
-        for moment in moments:
-            process = asking.start()
-            while len(server.seen) < moment:
-                time.sleep(0.0005)
-            time.sleep(draw.uniform(0, 0.004))
-            os.kill(process, signal.SIGKILL)
-            assert asking.status() == -signal.SIGKILL
-            known_at.append((len(server.seen), {number[key] for key in stored(tmp_path / "cache")}))
-        asking.start()
-        assert asking.status() == 0
-        killed, sent = asking.close(), list(server.seen)
-        whole = Asking(server, tmp_path / "whole", "whole", 1000, backoff=0.01)
-        whole.start()
-        assert whole.status() == 0
-        assert killed == whole.close()
+        with Asking(server, tmp_path, "killed", 1000, backoff=0.01) as killed:
+            for moment in moments:
+                process = killed.start()
+                while len(server.seen) < moment:
+                    assert time.monotonic() < hopeless
+                    time.sleep(0.0005)
+                time.sleep(draw.uniform(0, 0.004))
+                os.kill(process, signal.SIGKILL)
+                assert killed.status() == -signal.SIGKILL
+                known_at.append((len(server.seen), {number[key] for key in stored(tmp_path / "cache")}))
+            killed.start()
+            assert killed.status() == 0
+        sent = list(server.seen)
+        with Asking(server, tmp_path / "whole", "whole", 1000, backoff=0.01) as whole:
+            whole.start()
+            assert whole.status() == 0
+    assert killed.outcomes() == whole.outcomes()
     assert len({known for known, _ in known_at}) >= 15
     for known, replies in known_at:
         later = {int(seen.payload["messages"][0]["content"].split()[1]) for seen in sent[known:]}
@@ -611,15 +618,38 @@ def test_a_batch_killed_at_twenty_random_moments_ends_as_if_it_never_was(tmp_pat
 
 
 def test_two_processes_may_use_one_cache(tmp_path):
-    with FaultyServer(hashed, latency=0.001) as server:
-        both = [Asking(server, tmp_path, name, 200) for name in ("first", "second")]
-        for asking in both:
-            asking.start()
-        assert [asking.status() for asking in both] == [0, 0]
-        first, second = (asking.close() for asking in both)
-    assert first == second
+    with (
+        FaultyServer(hashed, latency=0.001) as server,
+        Asking(server, tmp_path, "first", 200) as first,
+        Asking(server, tmp_path, "second", 200) as second,
+    ):
+        first.start(), second.start()
+        assert (first.status(), second.status()) == (0, 0)
+    assert first.outcomes() == second.outcomes()
     assert len(stored(tmp_path / "cache")) == 200
     assert spent(tmp_path / "cache")[0] == len(server.seen) <= 400
+
+
+def test_processes_that_open_a_new_cache_at_the_same_moment_make_it_once(tmp_path):
+    code = """
+import os, pathlib, time
+from hf_icon2.judges.chat.store import ReplyStore
+for trial in range(30):
+    begin, children = time.monotonic() + 0.01, []
+    for _ in range(4):
+        child = os.fork()
+        if child == 0:
+            while time.monotonic() < begin:
+                pass
+            ReplyStore(pathlib.Path(f"cache-{trial}")).spent()
+            os._exit(0)
+        children.append(child)
+    print([os.waitpid(child, 0)[1] for child in children])
+"""
+    found = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=OWN_TREE, cwd=tmp_path
+    )
+    assert found.stdout.splitlines() == ["[0, 0, 0, 0]"] * 30, found.stderr
 
 
 def test_a_forked_process_makes_its_own_client(tmp_path):
@@ -741,12 +771,13 @@ def test_what_may_have_been_charged_without_a_report_stays_booked(tmp_path):
 
 def test_two_processes_share_a_budget(tmp_path):
     with FaultyServer(hashed, latency=0.001) as server:
-        both = [Asking(server, tmp_path, name, 200, budget={"requests": 90}) for name in ("first", "second")]
-        for asking in both:
-            asking.start()
-        assert [asking.status() for asking in both] == [0, 0]
-        for asking in both:
-            asking.close()
+        budget = {"budget": {"requests": 90}}
+        with (
+            Asking(server, tmp_path, "a", 200, **budget) as first,
+            Asking(server, tmp_path, "b", 200, **budget) as second,
+        ):
+            first.start(), second.start()
+            assert (first.status(), second.status()) == (0, 0)
     assert len(server.seen) == 90
 
 

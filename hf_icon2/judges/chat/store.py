@@ -115,7 +115,8 @@ class ReplyStore:
 
     def _prepare(self) -> None:
         """Makes the tables unless they are there; another program's file is left as it is."""
-        self._made()
+        with self._begun("DEFERRED"):
+            self._made()
         self._in_wal_mode()
         self._connection.execute("PRAGMA synchronous = NORMAL")
         with self._begun():
@@ -163,8 +164,8 @@ class ReplyStore:
             yield
 
     @contextmanager
-    def _begun(self) -> Iterator[None]:
-        self._connection.execute("BEGIN IMMEDIATE")
+    def _begun(self, kind: str = "IMMEDIATE") -> Iterator[None]:
+        self._connection.execute(f"BEGIN {kind}")
         try:
             yield
             self._connection.execute("COMMIT")
