@@ -75,6 +75,10 @@ WITHOUT_TORCH = {
     "judges/chat/records",
     "judges/chat/sending",
     "judges/chat/store",
+    "judges/chat_verdicts",
+    "judges/judging",
+    "judges/pairwise",
+    "judges/win_rate",
 }
 
 

@@ -67,6 +67,15 @@ VERDICTS = [
     "Output (y) is better. On reflection, Output (x) is better.",
     *("[[Y]] would be wrong. [[X]]", "X\n\nIt says what was asked.", "It says what was asked.\n\nX"),
     "**Answer A**\nGood.\n**Answer B**\nBad.\n\nX",
+    *(
+        "[[X>Y]]",
+        "[[X>>Y]]",
+        '{"winner": "X"}',
+        "The better answer is: X",
+        "The answer is X: it is shorter",
+        "Overall, X.",
+    ),
+    *("Without a doubt X is better.", "It is long, so X is better.", "Vitamin Y is better. [[X]]"),
     "While Output (y) does not answer, Output (x) is better.",
     "Both outputs execute the instruction, Output (x) is better.",
     "Assistant (y) argues that Output (y) is better. I agree with Assistant (x) that Output (x) is better.",
@@ -97,6 +106,15 @@ OPEN = [
     *("I would not choose A.", "I do not think that Output (a) is better.", "Is Output (a) better?"),
     *("It is unclear whether Output (b) is better.", "Output (a) is better. Still, it is a tie."),
     *("A good answer needs facts.", "The answer is a long one.", "<think>A is better", "Answer A:\nGood."),
+    *(
+        "A\nB",
+        "A\n\nB",
+        "[[A=B]]",
+        "Vitamin A is better for the eyes.",
+        "A > B",
+        "Answer A: 7/10\nAnswer B: 9/10",
+    ),
+    "Output (a) is better in style; Output (b) is better in content. I would pick neither.",
     *("**Answer A**\nGood.\n**Answer B**\nBad.", "I'd say a better answer is possible."),
 ]
 
@@ -113,6 +131,14 @@ def test_a_verdict_is_read_in_all_its_usual_forms(form, letters):
 @pytest.mark.parametrize("reply", OPEN)
 def test_no_verdict_is_guessed(reply):
     assert stated_letter(reply) is None
+
+
+@pytest.mark.parametrize(
+    "part", ["(", "output" + " " * 200, "Output (a) is better than ", "\n", "not ", "[[ a", "A "]
+)
+def test_a_long_reply_of_one_kind_is_read_all_the_same(part):
+    """Matching in the square of the length would take minutes here."""
+    assert stated_letter(part * (100_000 // len(part)) + "\n\nTherefore, output (b) is better.") == "B"
 
 
 def chooser(probability_of_first, asked=None):
