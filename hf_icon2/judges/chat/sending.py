@@ -151,7 +151,7 @@ class Sender:
 
     def _wait(self, attempt: int) -> float:
         """Exponential backoff with full jitter, so that requests which failed together do not come back together."""
-        return random.uniform(0, min(_LONGEST_BACKOFF, self._patience.backoff * 2**attempt))
+        return random.uniform(0, min(_LONGEST_BACKOFF, self._patience.backoff * 2.0 ** min(attempt, 30)))
 
     def _finished(self, reason: str | None) -> None:
         """Stops when most of the last requests failed for good."""
