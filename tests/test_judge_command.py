@@ -120,6 +120,17 @@ def test_an_endpoint_judges_two_files_and_a_rerun_asks_nothing(sides, tmp_path, 
     }
 
 
+def test_two_columns_of_one_file_are_compared(tmp_path, capsys):
+    rows = [{"prompt": f"q{n}", "before": "x", "after": "better" if n else ""} for n in range(4)]
+    path = str(write(tmp_path / "evaluation.jsonl", rows))
+    with FaultyServer(longer) as server:
+        said = judged(
+            capsys, path, path, "--answer_a", "after", "--answer_b", "before", "--endpoint", server.url
+        )
+    assert "wins, losses, abstained, failed       3, 1, 0, 0" in said
+    assert "warning: 75% of the first side's answers are one and the same" in said
+
+
 def test_log_probabilities_give_a_mean_probability(sides, capsys):
     """The judge finds A better with 0.8 (of 0.9 of mass) where it is longer, with 0.2 where it is not."""
 

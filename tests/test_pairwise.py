@@ -1,5 +1,6 @@
 """Verdicts read from text, both orders, round robins, reward models: against hand arithmetic and true tables."""
 
+import inspect
 import math
 import random
 import re
@@ -12,7 +13,7 @@ import torch
 from faulty_server import FaultyServer, at_random, completion
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForSequenceClassification
 
-from hf_icon2 import Budget, ChatClient, LetterJudge, PairwiseJudge, RewardModel
+from hf_icon2 import Budget, ChatClient, LetterJudge, PairwiseJudge, RankingJudge, RewardModel
 from hf_icon2.judges.chat.records import ChatFailure
 from hf_icon2.judges.judging import round_robin
 from hf_icon2.judges.replies import stated_letter
@@ -250,6 +251,12 @@ def test_a_ranking_of_probabilities_is_their_mean_over_the_others():
     (found,) = PairwiseJudge(chooser(choose), ask=plain).rank(["q"], [list("zxy")], [])
     by_hand = [sum(strength[a] / (strength[a] + strength[b]) for b in "xyz" if b != a) / 2 for a in "zxy"]
     assert found.scores == pytest.approx(by_hand)
+
+
+def test_all_judges_that_rank_are_called_alike():
+    wanted = inspect.signature(RankingJudge.rank)
+    for judge in (PairwiseJudge, RewardModel):
+        assert inspect.signature(judge.rank) == wanted
 
 
 def test_rankings_of_several_questions_do_not_mix():

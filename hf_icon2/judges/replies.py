@@ -73,9 +73,8 @@ def stated_letter(reply: str) -> Literal["A", "B"] | None:
     """
     said = reply.rpartition("</think>")[2].partition("<think>")[0]
     text = _MARKUP.sub("", normalize("NFKC", said)).strip()
-    text = re.sub(
-        r"\s*\n\s*", "\n", re.sub(r"[^\S\n]+", " ", text)
-    )  # long runs of spaces would take long to match
+    # Long runs of spaces would take long to match.
+    text = re.sub(r"\s*\n\s*", "\n", re.sub(r"[^\S\n]+", " ", text))
     found = sorted([*_stated(text), *_lone(text)], key=lambda item: item[0])
     letter = found[-1][1] if found else None
     return None if letter is None else ("A" if letter == "A" else "B")
