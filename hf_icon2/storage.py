@@ -7,8 +7,10 @@ import math
 import os
 import reprlib
 import stat
+import sys
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +43,28 @@ def write_atomic(path: Path, content: bytes | str) -> Path:
     except BaseException:
         temporary.unlink()
         raise
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keeps other processes out of a folder; a lock dies with its process, however that ends.
+
+    Raises:
+        ValueError: If another process works in this folder.
+    """
+    if sys.platform == "win32":  # has no flock; two runs in one folder are then up to the user
+        yield
+        return
+    import fcntl
+
+    with (folder / ".lock").open("w") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ValueError(
+                f"another process works in {folder}; wait until it ends, or choose another folder"
+            ) from error
+        yield
 
 
 def read_limited(path: Path, most: int) -> bytes:

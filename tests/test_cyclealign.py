@@ -12,14 +12,15 @@ import torch
 from faulty_server import FaultyServer, at_random
 from safetensors.torch import load_file
 
-from hf_icon2 import ChatClient, CycleAlign, CycleRecipe
+from hf_icon2 import ChatClient, CycleAlign, CycleRecipe, DirectionVectors, sample_candidates
 from hf_icon2.distillation.cycle_figures import why_ended
 from hf_icon2.distillation.cycle_recipe import Ranker, Sampling, Training
 from hf_icon2.judges.chat.budget import Budget
 from hf_icon2.judges.ranking import RankingJudge
 from hf_icon2.judges.verdicts import Demonstration, Ranking
 from hf_icon2.loading import load_model, load_tokenizer
-from hf_icon2.storage import read_json, read_json_lines
+from hf_icon2.steering.decoding import Sampling as Sampled
+from hf_icon2.storage import locked, read_json, read_json_lines
 from hf_icon2.toy import instructions, student_path
 from hf_icon2.toy.ranking import RankingRule, read_prompt, static_demonstrations
 
@@ -259,10 +260,21 @@ def command(endpoint, tmp_path_factory):
     return ["distill", *(part for name, value in flags.items() for part in (f"--{name}", str(value)))]
 
 
-def test_a_run_that_is_killed_at_every_file_ends_with_the_same_bytes(finished, command, endpoint, tmp_path):
+def test_a_run_that_is_killed_at_every_file_ends_with_the_same_bytes(
+    finished, command, endpoint, tmp_path, monkeypatch
+):
+    """And in the midst of the rankings; what was asked then is not asked again but for what was in flight."""
     folder, asked = finished
     first = len(endpoint.seen)
-    names = ["recipe.json", *(f"cycle-1/{name}" for name in FILES), "cycle-2/model/model.safetensors"]
+
+    def until_killed(payload):
+        if len(endpoint.seen) == first + 12:
+            (tmp_path / "asked").touch()
+        return by_rule(payload)
+
+    monkeypatch.setattr(endpoint, "answer", until_killed)
+    names = ["recipe.json", f"cycle-1/{FILES[0]}", "../asked", *(f"cycle-1/{name}" for name in FILES[1:])]
+    names.append("cycle-2/model/model.safetensors")
     order = {
         "arguments": [*command, "--output", str(tmp_path / "run")],
         "kill_at": [*names, "history.json"],
@@ -274,12 +286,14 @@ def test_a_run_that_is_killed_at_every_file_ends_with_the_same_bytes(finished, c
     result = json.loads(said.stdout.strip().splitlines()[-1])
     assert result["last"] == 0, said.stderr
     assert [status for _, status in result["killed"]] == [-9] * len(result["killed"])
-    assert len(result["killed"]) >= 8
+    assert len(result["killed"]) >= 9
+    assert "../asked" in dict(result["killed"])
     ours, theirs = files_of(tmp_path / "run"), files_of(folder)
     assert ours.keys() == theirs.keys()
     assert {name for name in theirs if ours[name] != theirs[name]} == set()
     texts = [seen.payload["messages"][-1]["content"] for seen in endpoint.seen[first:]]
-    assert sorted(texts) == sorted(asked)  # no finished request was asked again
+    assert set(texts) == set(asked)
+    assert len(texts) <= len(asked) + 8
 
 
 @pytest.mark.parametrize("cached", [True, False])
@@ -343,12 +357,67 @@ class ByLength:
 
 
 def test_any_ranker_will_do_and_scores_that_say_nothing_are_dropped(tmp_path):
-    folder = cycle(tmp_path / "run", ByLength(), settings(cycles=1)).run().parent
+    training = Training(learning_rate=1e-3, batch_size=4, loss_type="rrhf", lora_rank=2)
+    folder = cycle(tmp_path / "run", ByLength(), settings(cycles=1, training=training)).run().parent
+    assert not list(folder.glob("model/adapter*"))  # it is merged into the student
     reasons = read_json(folder / "figures.json")["dropped"]
     assert reasons["no idea"] == 1
     assert reasons["all responses are equally good"] >= 1
     assert reasons["a score is not finite"] == 1
     assert read_json(folder / "figures.json")["usage"] is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"student": object()}, TypeError, r"student must be a model id or path, got object"),
+        ({"prompts": "one text"}, TypeError, r"pass \[text\]"),
+        ({"prompts": [{"prompt": "a row"}]}, TypeError, "an instruction is text or a list of messages"),
+        ({"prompts": ["a", " "]}, ValueError, "an instruction is empty"),
+    ],
+)
+def test_what_cannot_be_answered_is_refused_at_once(changes, error, message, tmp_path):
+    given = {"student": student_path(), "prompts": PROMPTS} | changes
+    with pytest.raises(error, match=message):
+        CycleAlign(given["student"], given["prompts"], ByLength(), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_two_processes_do_not_work_in_one_folder(tmp_path):
+    with locked(tmp_path), pytest.raises(ValueError, match="another process works in"):
+        cycle(tmp_path, ByLength()).run()
+
+
+def test_a_ranker_that_forgets_a_question_is_refused(tmp_path):
+    class Forgetful(ByLength):
+        def rank(self, questions, answers, demonstrations=(), *, progress=None):
+            return super().rank(questions, answers)[1:]
+
+    with pytest.raises(ValueError, match=r"returned \d+ rankings for \d+ questions"):
+        cycle(tmp_path / "run", Forgetful()).run()
+
+
+def test_directions_spread_the_candidates_both_ways(tmp_path, random_directions):
+    student, tokenizer = load_model(student_path()), load_tokenizer(student_path())
+    random_directions(student).save_pretrained(tmp_path / "directions")
+    sampling = Sampling(
+        samples=6, keep=4, max_new_tokens=8, directions=str(tmp_path / "directions"), strength=0.3
+    )
+    folder = cycle(tmp_path / "run", ByLength(), settings(cycles=1, sampling=sampling)).run().parent
+    steerings = [{}, {"honesty": 0.3}, {"honesty": -0.3}, {"helpfulness": 0.3}, {"helpfulness": -0.3}]
+    expected = sample_candidates(
+        student,
+        tokenizer,
+        PROMPTS,
+        samples=6,
+        keep=4,
+        sampling=Sampled(8, 1.0, 0.95),
+        directions=DirectionVectors.from_pretrained(tmp_path / "directions"),
+        steerings=steerings,
+        show_progress=False,
+    )
+    rows = read_json_lines(folder / "candidates.jsonl")
+    assert [row["responses"] for row in rows] == expected["responses"][:]
 
 
 def test_the_cycle_ends_where_agreement_stops_rising():

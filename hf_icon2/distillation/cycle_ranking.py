@@ -62,6 +62,10 @@ def rank_candidates(
         demonstrations,
         progress=progress,
     )
+    if len(found) != len(waiting):
+        raise ValueError(
+            f"the ranker returned {len(found)} rankings for {len(waiting)} questions; it must return one per question"
+        )
     known |= {row["id"]: _row(row["id"], one) for row, one in zip(waiting, found, strict=True)}
     ids = map(str, range(len(questions)))
     rows = [known.get(key, {"id": key, "scores": None, "reason": missing}) for key in ids]

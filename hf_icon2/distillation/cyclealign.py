@@ -29,7 +29,7 @@ from hf_icon2.likelihood import continuation_log_probs
 from hf_icon2.loading import load_model, load_tokenizer
 from hf_icon2.prompts import Instruction, as_messages, encode_exchange, refuse_one_text
 from hf_icon2.steering.decoding import Sampling
-from hf_icon2.storage import write_atomic
+from hf_icon2.storage import locked, write_atomic
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -75,8 +75,15 @@ class CycleAlign:
         show_progress: bool = True,
     ) -> None:
         refuse_one_text(prompts)
+        if not isinstance(student, (str, os.PathLike)):
+            raise TypeError(
+                f"student must be a model id or path, got {type(student).__name__}: every cycle loads its own; save "
+                "the model and its tokenizer with save_pretrained() and pass the folder"
+            )
         self.student = os.fspath(student)
         self.prompts = list(prompts)
+        for prompt in self.prompts:
+            as_messages(prompt)  # raises now rather than after hours
         self.ranker = ranker
         self.output = Path(output)
         self.recipe = recipe or CycleRecipe()
@@ -99,9 +106,15 @@ class CycleAlign:
 
         Raises:
             OSError: If the black box stopped before all instructions were ranked. What is ranked is kept.
-            ValueError: If the folder belongs to another recipe, or fewer than a tenth of the instructions are ranked.
+            ValueError: If the folder belongs to another recipe or another process works in it, or fewer than a tenth
+                of the instructions are ranked.
         """
-        self._claim()
+        self.output.mkdir(parents=True, exist_ok=True)
+        with locked(self.output):
+            self._claim()
+            return self._cycles()
+
+    def _cycles(self) -> Path:
         source, done = self.student, list[Row]()
         pool = DemonstrationPool(self.demonstrations, (), self.recipe.ranker.pool)
         ended = None

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-import sys
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 from datasets import Dataset, Features
 
 from hf_icon2.recipe import Recipe, read_settings
-from hf_icon2.storage import read_json_lines, write_atomic, write_json_lines
+from hf_icon2.storage import locked, read_json_lines, write_atomic, write_json_lines
 
 Figures = dict[str, Any]
 
@@ -53,26 +52,9 @@ class RunFolder:
         (folder.path / "stages").mkdir(exist_ok=True)
         return folder
 
-    @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Keeps other processes out; a lock dies with its process, however that ends.
-
-        Raises:
-            ValueError: If another process works in this folder.
-        """
-        if sys.platform == "win32":  # has no flock; two runs in one folder are then up to the user
-            yield
-            return
-        import fcntl
-
-        with (self.path / ".lock").open("w") as handle:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise ValueError(
-                    f"another process works in {self.path}; wait until it ends, or choose another folder"
-                ) from error
-            yield
+    def locked(self) -> AbstractContextManager[None]:
+        """Keeps other processes out; see `storage.locked`."""
+        return locked(self.path)
 
     def figures(self, stage: str) -> Figures | None:
         """What a finished stage recorded, None if it is not done."""
