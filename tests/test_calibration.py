@@ -229,6 +229,10 @@ def test_rows_are_read_with_the_usual_columns_from_lists_and_datasets(row):
         ([{"prompt": "q", "chosen": "a"}], "row 1 .* no rejected; it has prompt, chosen"),
         ([{"prompt": "q", "answer": "a"}], "row 1 .* no label"),
         ([{"question": "q", "first": "a", "second": "b", "label": 0}], "its label is 0; allowed: 1 or 2"),
+        (
+            [{"question": "q", "first": "a", "second": "b", "label": True}],
+            "its label is True; allowed: 1 or 2",
+        ),
         ([{"chosen": "q a", "rejected": "q b"}], "texts in chosen and rejected but no prompt"),
         ([{"prompt": "", "chosen": "a", "rejected": "b"}], "its prompt is ''"),
         (

@@ -78,7 +78,7 @@ def _preference(row: Mapping[str, Any]) -> LabelledPair:
 
 def _labelled(row: Mapping[str, Any]) -> LabelledPair:
     label = _column(row, ("label",))
-    if label not in _LABELS:
+    if isinstance(label, bool) or label not in _LABELS:
         raise ValueError(f"its label is {label!r}; allowed: 1 or 2, or first or second")
     return LabelledPair(
         _question(_column(row, _QUESTION)),
