@@ -317,9 +317,9 @@ def test_a_budget_that_is_spent_ends_before_training_and_a_larger_one_goes_on(
 
 
 def test_of_a_server_that_fails_every_instruction_is_ranked_or_listed_with_its_reason(tmp_path):
-    shares = {"429": 0.1, "500": 0.1, "cut": 0.1, "malformed": 0.1, "wrong": 0.1}
+    shares = {"429": 0.1, "500": 0.1, "cut": 0.1, "malformed": 0.1, "wrong": 0.1, "hold": 0.05}
     with FaultyServer(by_rule, plan=at_random(shares), wrong=lambda _payload, text: f"{text} > Z") as server:
-        judge = RankingJudge(ChatClient(server.url, backoff=0.01))
+        judge = RankingJudge(ChatClient(server.url, backoff=0.01, timeout=1.0))
         folder = cycle(tmp_path / "run", judge, settings(cycles=1)).run().parent
     rankings = read_json_lines(folder / "rankings.jsonl")
     dropped = {row["id"]: row["reason"] for row in read_json_lines(folder / "dropped.jsonl")}
@@ -329,7 +329,8 @@ def test_of_a_server_that_fails_every_instruction_is_ranked_or_listed_with_its_r
     assert len(wrong) >= 1
     assert all(row["scores"] is None or row["reason"] is None for row in rankings)
     assert read_json(folder / "figures.json")["ranked"] == len(PROMPTS) - len(dropped)
-    assert {seen.fault for seen in server.seen} == {*shares, None}
+    assert len({seen.fault for seen in server.seen} - {None}) >= 4
+    assert server.most_in_flight <= 8
 
 
 def test_a_black_box_that_ranks_nothing_ends_the_run_and_another_may_take_it_up(finished, endpoint, tmp_path):

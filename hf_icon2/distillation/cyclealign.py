@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 from hf_icon2.directions.vectors import DirectionVectors
 from hf_icon2.distillation.candidates import sample_candidates
 from hf_icon2.distillation.claim import claim_folder
-from hf_icon2.distillation.cycle_figures import compare, cycle_figures, why_ended
+from hf_icon2.distillation.cycle_figures import Compared, compare, cycle_figures, why_ended
 from hf_icon2.distillation.cycle_ranking import rank_candidates
 from hf_icon2.distillation.cycle_recipe import FREE, CycleRecipe
 from hf_icon2.distillation.cycle_state import CycleState, Row
@@ -161,33 +161,17 @@ class CycleAlign:
         if candidates is None:
             candidates = self._candidates(source, tokenizer, number)
             state.write_rows("candidates", candidates)
-        rankings = rank_candidates(
-            self.ranker,
-            self.chat,
-            state,
-            list(map(question_text, self.prompts)),
-            candidates,
-            pool.shown,
-            missing=f"fewer than {self.recipe.sampling.keep} different responses",
-            progress=f"cycle {number}: rankings" if self.show_progress else None,
-        )
+        rankings = self._rankings(state, candidates, pool, number)
         compared = compare(candidates, rankings)
-        figures = cycle_figures(compared, rankings)
-        after = state.pool
-        if after is None:
-            updating = self.recipe.update_demonstrations
-            after = pool.updated(one.agreed() for one in compared if one.is_agreed) if updating else pool
-            state.write("demonstrations", after.to_dict())
-        rows = Dataset.from_list([{**one.candidate, "scores": list(one.scores)} for one in compared])
-        loss = self._train(state, source, tokenizer, rows)
-        whole = {
+        after = self._pool_after(state, pool, compared)
+        figures = {
             "cycle": number,
-            **figures,
+            **cycle_figures(compared, rankings),
             "demonstrations": _sizes(pool, after),
-            "train_loss": loss,
+            "train_loss": self._train(state, source, tokenizer, compared),
             "usage": state.usage,
         }
-        state.write("figures", whole)
+        state.write("figures", figures)
         logger.info(
             "cycle %d: Kendall's tau %.3f, %.0f %% agreed, %d of %d instructions ranked",
             number,
@@ -196,7 +180,7 @@ class CycleAlign:
             figures["ranked"],
             figures["instructions"],
         )
-        return whole
+        return figures
 
     def _candidates(self, source: str, tokenizer: PreTrainedTokenizerBase, number: int) -> list[Row]:
         """K different responses per instruction and what the student makes of them."""
@@ -233,9 +217,39 @@ class CycleAlign:
             self.directions = DirectionVectors.from_pretrained(source)
         return self.directions
 
+    def _rankings(
+        self, state: CycleState, candidates: Sequence[Row], pool: DemonstrationPool, number: int
+    ) -> list[Row]:
+        return rank_candidates(
+            self.ranker,
+            self.chat,
+            state,
+            list(map(question_text, self.prompts)),
+            candidates,
+            pool.shown,
+            missing=f"fewer than {self.recipe.sampling.keep} different responses",
+            progress=f"cycle {number}: rankings" if self.show_progress else None,
+        )
+
+    def _pool_after(
+        self, state: CycleState, pool: DemonstrationPool, compared: Sequence[Compared]
+    ) -> DemonstrationPool:
+        kept = state.pool
+        if kept is not None:
+            return kept
+        if self.recipe.update_demonstrations:
+            pool = pool.updated(one.agreed() for one in compared if one.is_agreed)
+        state.write("demonstrations", pool.to_dict())
+        return pool
+
     def _train(
-        self, state: CycleState, source: str, tokenizer: PreTrainedTokenizerBase, rows: Dataset
+        self,
+        state: CycleState,
+        source: str,
+        tokenizer: PreTrainedTokenizerBase,
+        compared: Sequence[Compared],
     ) -> float:
+        """One pass over the black box's rankings; the mean loss."""
         from hf_icon2.trainers.cyclealign import CycleAlignConfig, CycleAlignTrainer
 
         settings = self.recipe.training
@@ -246,6 +260,7 @@ class CycleAlign:
             sft_weight=settings.sft_weight,
             **pass_arguments(settings, state.model, self.recipe.seed, self.show_progress),
         )
+        rows = Dataset.from_list([{**one.candidate, "scores": list(one.scores)} for one in compared])
         name = f"{Path(self.student).name}-cyclealign"
         return train_student(CycleAlignTrainer, source, tokenizer, rows, config, settings, name)
 
