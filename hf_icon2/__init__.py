@@ -41,6 +41,9 @@ _HOME = {
     "RankingJudge": "judges.ranking",
     "Recipe": "recipe",
     "RewardModel": "judges.reward_models",
+    "SelfEvaluation": "judges.self_evaluation",
+    "SelfEvaluator": "judges.self_evaluation",
+    "evaluation_prompt": "judges.self_evaluation",
     "export_gguf": "interchange.gguf_files",
     "export_lm_eval": "interchange.lm_eval_file",
     "export_peft": "interchange.peft_adapter",
@@ -56,6 +59,7 @@ _HOME = {
     "save_pairs": "synthesis.publishing",
     "score_candidates": "distillation.teacher",
     "score_consistency": "synthesis.consistency",
+    "self_evaluate": "judges.self_evaluation",
     "steer": "steering.hooks",
     "steered_generate": "steering.generation",
     "synthesize_instructions": "synthesis.instructions",
@@ -88,6 +92,10 @@ if TYPE_CHECKING:
     from hf_icon2.judges.pairwise import PairwiseJudge as PairwiseJudge
     from hf_icon2.judges.ranking import RankingJudge as RankingJudge
     from hf_icon2.judges.reward_models import RewardModel as RewardModel
+    from hf_icon2.judges.self_evaluation import SelfEvaluation as SelfEvaluation
+    from hf_icon2.judges.self_evaluation import SelfEvaluator as SelfEvaluator
+    from hf_icon2.judges.self_evaluation import evaluation_prompt as evaluation_prompt
+    from hf_icon2.judges.self_evaluation import self_evaluate as self_evaluate
     from hf_icon2.judges.verdicts import Demonstration as Demonstration
     from hf_icon2.judges.verdicts import Ranking as Ranking
     from hf_icon2.pipeline.run import run_recipe as run_recipe

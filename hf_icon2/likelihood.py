@@ -14,6 +14,7 @@ from hf_icon2.prompts import pad_batch
 
 _LOGITS_PER_PASS = 2**28
 """1 GiB in float32."""
+_IGNORED = -100  # what losses of transformers leave out
 
 
 def continuation_log_probs(
@@ -29,15 +30,60 @@ def continuation_log_probs(
     Returns:
         N tensors (T_i,), float32 on the CPU, in nats.
     """
-    rows = [[*prompt, *continuation] for continuation in continuations]
+    return response_log_probs(model, [prompt] * len(continuations), continuations)
+
+
+def response_log_probs(
+    model: PreTrainedModel, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]
+) -> list[Tensor]:
+    """Log-probability of every token of responses, each to its own prompt.
+
+    Args:
+        model: Causal LM in eval mode.
+        prompts: N lists of token ids, none empty; what they begin with in common is read once.
+        responses: N lists of token ids, none empty.
+
+    Returns:
+        N tensors (T_i,), float32 on the CPU, in nats.
+    """
+    rows = [[*prompt, *response] for prompt, response in zip(prompts, responses, strict=True)]
+    starts = iter(len(prompt) - 1 for prompt in prompts)
     result: list[Tensor] = []
-    for part, first, logits in _passes(model, rows, limit=len(prompt) - 1):
-        start = len(prompt) - 1 - first  # the logits that predict the first token of a continuation
+    for part, first, logits in _passes(model, rows, limit=min(map(len, prompts)) - 1):
         for row, scores in zip(part, logits, strict=True):
-            tokens = torch.tensor(row[len(prompt) :], device=scores.device)
-            predictions = scores[start : start + len(tokens)].float().log_softmax(-1)
+            start = next(starts)  # the logits that predict the first token of the response
+            tokens = torch.tensor(row[start + 1 :], device=scores.device)
+            predictions = scores[start - first : start - first + len(tokens)].float().log_softmax(-1)
             result.append(predictions.gather(1, tokens[:, None])[:, 0].cpu())
     return result
+
+
+def target_log_probs(
+    model: PreTrainedModel, inputs: Sequence[Sequence[int]], targets: Sequence[Sequence[Sequence[int]]]
+) -> list[list[Tensor]]:
+    """Log-probability of every token of several targets of each input; each input is encoded once.
+
+    Args:
+        model: Encoder-decoder model in eval mode.
+        inputs: N lists of token ids for the encoder, none empty.
+        targets: Per input K lists of token ids, none empty; K is the same for all.
+
+    Returns:
+        N lists of K tensors (T_i,), float32 on the CPU, in nats.
+    """
+    device, number = input_device(model), len(targets[0])
+    ids, mask = pad_batch(inputs, 0, side="right")
+    labels, _ = pad_batch([target for row in targets for target in row], _IGNORED, side="right")
+    with torch.no_grad():
+        states = model.get_encoder()(input_ids=ids.to(device), attention_mask=mask.to(device))[0]
+        logits: Tensor = model(
+            encoder_outputs=(states.repeat_interleave(number, 0),),
+            attention_mask=mask.to(device).repeat_interleave(number, 0),
+            labels=labels.to(device),
+        ).logits
+    found = logits.float().log_softmax(-1).cpu().gather(-1, labels.clamp(min=0)[..., None])[..., 0]
+    flat = iter(found)
+    return [[next(flat)[: len(target)] for target in row] for row in targets]
 
 
 def next_token_log_probs(model: PreTrainedModel, rows: Sequence[Sequence[int]]) -> Tensor:

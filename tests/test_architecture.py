@@ -78,6 +78,7 @@ WITHOUT_TORCH = {
     "judges/chat_verdicts",
     "judges/judging",
     "judges/pairwise",
+    "judges/self_evaluation",
     "judges/win_rate",
 }
 

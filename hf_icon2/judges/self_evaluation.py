@@ -1,0 +1,216 @@
+"""A model that judges reasoning, its own above all: correct, wrong or uncertain (Mind's Mirror).
+
+What it is asked has one wording, which training rows and use share: a student that was trained on other words than
+it is asked with answers at random.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
+
+from tqdm.auto import tqdm
+
+from hf_icon2.judges.verdicts import LEAST_MASS
+from hf_icon2.prompts import encode_exchange
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+logger = logging.getLogger(__name__)
+
+Shows = Literal["all", "rationale"]
+Verdict = Literal["correct", "wrong", "uncertain"]
+VERDICTS: tuple[Verdict, ...] = ("correct", "wrong", "uncertain")
+"""What may be said of an answer and its reasoning."""
+
+LABEL_PREFIX = "predict: "
+"""Put before a prompt that asks for the label alone, as the paper's code does."""
+
+
+class EvaluationWording(Protocol):
+    """Words the question whether an answer is right; `evaluation_prompt` does."""
+
+    def __call__(self, question: str, rationale: str, answer: str, shows: Shows = "all") -> str:
+        """The text that is judged."""
+        ...
+
+
+def evaluation_prompt(question: str, rationale: str, answer: str, shows: Shows = "all") -> str:
+    """Asks whether an answer to a question is right, given the reasoning that led to it.
+
+    Args:
+        question: What was asked.
+        rationale: The reasoning, without the answer.
+        answer: The answer.
+        shows: "all" shows the three; "rationale" shows the chain of thought alone, as the paper's code does, and
+            asks nothing. A judge that is not shown the question cannot tell a right chain about another question.
+
+    Raises:
+        ValueError: If `shows` is anything else.
+    """
+    if shows == "rationale":
+        return f"{rationale} The answer is {answer}."
+    if shows != "all":
+        raise ValueError(f"shows={shows!r}; allowed: 'all', or 'rationale' for the chain of thought alone")
+    return (
+        f"Question:\n{question}\n\nReasoning:\n{rationale}\n\nGiven answer: {answer}\n\n"
+        "Is the given answer correct, wrong or uncertain?"
+    )
+
+
+@dataclass(frozen=True)
+class SelfEvaluation:
+    """What a model thinks of an answer.
+
+    Args:
+        verdict: The likeliest of the three.
+        probability: Of that verdict, the three renormalised; 1/3 to 1.
+        probabilities: Of each verdict, renormalised.
+        mass: Probability that the model says one of the three and nothing else; near 0 it did not learn to.
+    """
+
+    verdict: Verdict
+    probability: float
+    probabilities: dict[Verdict, float]
+    mass: float
+
+
+class Reasoned(NamedTuple):
+    """An answer with the reasoning that led to it.
+
+    Args:
+        question: What was asked.
+        rationale: The reasoning, without the answer.
+        answer: The answer.
+    """
+
+    question: str
+    rationale: str
+    answer: str
+
+
+def self_evaluate(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    question: str,
+    rationale: str,
+    answer: str,
+    *,
+    shows: Shows = "all",
+    label_prefix: str = LABEL_PREFIX,
+    system: str | None = None,
+    wording: EvaluationWording = evaluation_prompt,
+) -> SelfEvaluation:
+    """How likely a model finds each verdict on an answer; many are judged faster by `SelfEvaluator`.
+
+    Args:
+        model: Causal LM or encoder-decoder model in eval mode, trained to judge (`MindsMirrorTrainer`).
+        tokenizer: Its tokenizer.
+        question: What was asked.
+        rationale: The reasoning, without the answer.
+        answer: The answer.
+        shows: What the model was shown in training; see `evaluation_prompt`.
+        label_prefix: What was put before the prompt in training.
+        system: System prompt; None, as in training.
+        wording: How it was asked in training.
+    """
+    evaluator = SelfEvaluator(
+        model, tokenizer, shows=shows, label_prefix=label_prefix, system=system, wording=wording
+    )
+    return evaluator.evaluate([Reasoned(question, rationale, answer)])[0]
+
+
+@dataclass(frozen=True)
+class SelfEvaluator:
+    """Judges many answers; see `self_evaluate` for what is not said here.
+
+    Args:
+        model: Causal LM or encoder-decoder model in eval mode.
+        tokenizer: Its tokenizer.
+        shows: What the model was shown in training.
+        label_prefix: What was put before the prompt in training.
+        system: System prompt, or None.
+        wording: How it was asked in training.
+        batch_size: Answers per forward pass, each with the three verdicts.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    shows: Shows = "all"
+    label_prefix: str = LABEL_PREFIX
+    system: str | None = None
+    wording: EvaluationWording = evaluation_prompt
+    batch_size: int = 16
+
+    def evaluate(self, answers: Sequence[Reasoned], *, progress: str | None = None) -> list[SelfEvaluation]:
+        """Judges answers; the verdicts' probabilities are those of the whole texts, each with its end.
+
+        Args:
+            answers: What is judged.
+            progress: Name of the progress bar; None shows none.
+        """
+        found: list[SelfEvaluation] = []
+        with tqdm(desc=progress, total=len(answers), disable=progress is None) as bar:
+            for start in range(0, len(answers), self.batch_size):
+                part = [Reasoned(*item) for item in answers[start : start + self.batch_size]]
+                prompts = [self.label_prefix + self.wording(*item, shows=self.shows) for item in part]
+                found += map(_evaluation, self._log_probs(prompts))
+                bar.update(len(part))
+        _warn_of_guesses(found)
+        return found
+
+    def _log_probs(self, prompts: Sequence[str]) -> list[list[float]]:
+        """Of the three verdicts after each prompt, in nats."""
+        from hf_icon2.likelihood import response_log_probs, target_log_probs
+
+        if self.model.config.is_encoder_decoder:
+            targets = [
+                _closed(self.tokenizer(text_target=verdict)["input_ids"], self.tokenizer)
+                for verdict in VERDICTS
+            ]
+            inputs = [_closed(self.tokenizer(prompt)["input_ids"], self.tokenizer) for prompt in prompts]
+            rows = target_log_probs(self.model, inputs, [targets] * len(prompts))
+            return [[float(item.double().sum()) for item in row] for row in rows]
+        pairs = [encode_exchange(self.tokenizer, prompt, VERDICTS, self.system) for prompt in prompts]
+        flat = iter(
+            response_log_probs(
+                self.model,
+                [prompt for prompt, verdicts in pairs for _ in verdicts],
+                [verdict for _, verdicts in pairs for verdict in verdicts],
+            )
+        )
+        return [[float(next(flat).double().sum()) for _ in VERDICTS] for _ in prompts]
+
+
+def _closed(ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The ids with the end of sequence, which some tokenizers add and others do not."""
+    end = tokenizer.eos_token_id
+    return list(ids) if end is None or ids[-1:] == [end] else [*ids, end]
+
+
+def _evaluation(log_probs: Sequence[float]) -> SelfEvaluation:
+    """Of the three verdicts' log-probabilities."""
+    most = max(log_probs)
+    total = sum(math.exp(value - most) for value in log_probs)
+    probabilities = {
+        verdict: math.exp(value - most) / total for verdict, value in zip(VERDICTS, log_probs, strict=True)
+    }
+    verdict = max(VERDICTS, key=probabilities.__getitem__)
+    return SelfEvaluation(verdict, probabilities[verdict], probabilities, math.exp(most) * total)
+
+
+def _warn_of_guesses(found: Sequence[SelfEvaluation]) -> None:
+    guesses = sum(item.mass < LEAST_MASS for item in found)
+    if guesses:
+        logger.warning(
+            "%d of %d verdicts are guesses: the model gives %s together less than %g; train it on evaluations, and ask "
+            "with the prefix, wording and system prompt of its training",
+            guesses,
+            len(found),
+            ", ".join(VERDICTS),
+            LEAST_MASS,
+        )
