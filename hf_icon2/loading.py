@@ -12,13 +12,22 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
-def load_model(source: str, revision: str | None = None) -> PreTrainedModel:
-    """A causal LM on the GPU where there is one, in eval mode."""
+def load_model(source: str, revision: str | None = None, *, encoder_decoder: bool = False) -> PreTrainedModel:
+    """A causal LM on the GPU where there is one, in eval mode.
+
+    Args:
+        source: Model id or path.
+        revision: Commit, tag or branch.
+        encoder_decoder: Load models of the T5 family too, where the caller can use them.
+    """
     import torch
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
     _check_source(source)
-    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(source, revision=revision)
+    kind: type[AutoModelForCausalLM | AutoModelForSeq2SeqLM] = AutoModelForCausalLM
+    if encoder_decoder and AutoConfig.from_pretrained(source, revision=revision).is_encoder_decoder:
+        kind = AutoModelForSeq2SeqLM
+    model: PreTrainedModel = kind.from_pretrained(source, revision=revision)
     model.to("cuda" if torch.cuda.is_available() else "cpu")  # type: ignore[arg-type]
     model.eval()
     return model

@@ -67,6 +67,8 @@ WITHOUT_TORCH = {
     "distillation/recipe",
     "distillation/claim",
     "distillation/cycle_recipe",
+    "distillation/endpoint",
+    "distillation/mirror_recipe",
     "judges/chat/asking",
     "judges/chat/batch",
     "judges/chat/budget",

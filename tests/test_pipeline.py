@@ -18,7 +18,8 @@ from hf_icon2.cli import main
 from hf_icon2.pipeline.folder import RunFolder
 from hf_icon2.pipeline.stages import STAGES
 from hf_icon2.pipeline.subject import given_rows, read_instructions
-from hf_icon2.pipeline.training import resumable_checkpoint, split_by_instruction
+from hf_icon2.pipeline.training import split_by_instruction
+from hf_icon2.trainers.checkpoints import resumable_checkpoint
 
 KILLING = Path(__file__).with_name("killing.py")
 # In the order in which a run writes them: a kill at each lands in every stage, and in the midst of the long ones.

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 from datasets import Dataset
 from safetensors import SafetensorError
 from transformers import ProgressCallback
-from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
 
 from hf_icon2.loading import load_model
 from hf_icon2.pipeline.subject import Subject
@@ -33,7 +32,9 @@ def train_dpo(recipe: Recipe, subject: Subject, pairs: Dataset, folder: Path) ->
     on from its checkpoint and ends with the same model and the same curve.
     """
     from hf_icon2.trainers.adapters import lora_config
+    from hf_icon2.trainers.checkpoints import resumable_checkpoint
     from hf_icon2.trainers.dpo import Icon2DPOTrainer
+    from hf_icon2.trainers.progress import QuietBar
 
     settings = recipe.training
     train, held_out = split_by_instruction(pairs, settings.held_out, recipe.seed)
@@ -49,7 +50,7 @@ def train_dpo(recipe: Recipe, subject: Subject, pairs: Dataset, folder: Path) ->
         peft_config=lora,
     )
     trainer.remove_callback(ProgressCallback)
-    trainer.add_callback(_Bar)
+    trainer.add_callback(QuietBar)
     with _full_disk_named(folder, subject.model):
         trainer.train(resume_from_checkpoint=resumable_checkpoint(checkpoints))
         _save(trainer, subject, folder / "model")
@@ -71,50 +72,6 @@ def train_dpo(recipe: Recipe, subject: Subject, pairs: Dataset, folder: Path) ->
 
 
 _CURVE = ("loss", "rewards/accuracies", "rewards/margins", "eval_loss", "eval_rewards/accuracies")
-
-
-def resumable_checkpoint(checkpoints: Path) -> str | None:
-    """The latest checkpoint that is whole and has steps left; later ones are removed.
-
-    From a training's last checkpoint the trainer would take one step too many, and an early stop is forgotten on the
-    way through disk; both end as they did when they are repeated from the checkpoint before.
-    """
-    found = sorted(
-        checkpoints.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]), reverse=True
-    )
-    for path in found:
-        if _is_whole(path) and not _has_stopped(path):
-            return str(path)
-        shutil.rmtree(path)
-    return None
-
-
-def _is_whole(checkpoint: Path) -> bool:
-    """Whether nothing cut its writing or its deletion short; of what is written, the trainer's state comes last."""
-    names = {path.name for path in checkpoint.iterdir()}
-    weights = {"model.safetensors", "adapter_model.safetensors"} & names
-    if "model.safetensors.index.json" in names:
-        index = json.loads((checkpoint / "model.safetensors.index.json").read_text(encoding="utf-8"))
-        weights = set(index["weight_map"].values())
-    needed = {TRAINER_STATE_NAME, OPTIMIZER_NAME, SCHEDULER_NAME, *weights}
-    random_states = [name for name in names if name.startswith("rng_state")]
-    return bool(weights and random_states) and needed <= names
-
-
-def _has_stopped(checkpoint: Path) -> bool:
-    """Whether training was over; so is a checkpoint whose state is cut short."""
-    try:
-        state = json.loads((checkpoint / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
-    except json.JSONDecodeError:
-        return True
-    return bool(state["stateful_callbacks"]["TrainerControl"]["args"]["should_training_stop"])
-
-
-class _Bar(ProgressCallback):
-    """The only change to transformers' progress bar: the figures of a log go to the report, not to the screen."""
-
-    def on_log(self, *args: Any, **kwargs: Any) -> None:
-        """Prints nothing."""
 
 
 @contextmanager
