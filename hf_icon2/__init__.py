@@ -37,12 +37,14 @@ _HOME = {
     "PADTrainer": "trainers.pad",
     "PairwiseJudge": "judges.pairwise",
     "Prices": "judges.chat.budget",
+    "Question": "distillation.reasoning.records",
     "Ranking": "judges.verdicts",
     "RankingJudge": "judges.ranking",
     "Recipe": "recipe",
     "RewardModel": "judges.reward_models",
     "SelfEvaluation": "judges.self_evaluation",
     "SelfEvaluator": "judges.self_evaluation",
+    "collect_reasoning": "distillation.reasoning.collection",
     "evaluation_prompt": "judges.self_evaluation",
     "export_gguf": "interchange.gguf_files",
     "export_lm_eval": "interchange.lm_eval_file",
@@ -54,12 +56,18 @@ _HOME = {
     "import_repeng": "interchange.imported",
     "make_steerable": "steering.generation",
     "push_pairs_to_hub": "synthesis.publishing",
+    "read_anli": "distillation.reasoning.reading",
+    "read_cqa": "distillation.reasoning.reading",
+    "read_gsm8k": "distillation.reasoning.reading",
+    "read_svamp": "distillation.reasoning.reading",
     "run_recipe": "pipeline.run",
+    "same_answer": "distillation.reasoning.answers",
     "sample_candidates": "distillation.candidates",
     "save_pairs": "synthesis.publishing",
     "score_candidates": "distillation.teacher",
     "score_consistency": "synthesis.consistency",
     "self_evaluate": "judges.self_evaluation",
+    "split_questions": "distillation.reasoning.splitting",
     "steer": "steering.hooks",
     "steered_generate": "steering.generation",
     "synthesize_instructions": "synthesis.instructions",
@@ -75,6 +83,14 @@ if TYPE_CHECKING:
     from hf_icon2.distillation.candidates import sample_candidates as sample_candidates
     from hf_icon2.distillation.cycle_recipe import CycleRecipe as CycleRecipe
     from hf_icon2.distillation.cyclealign import CycleAlign as CycleAlign
+    from hf_icon2.distillation.reasoning.answers import same_answer as same_answer
+    from hf_icon2.distillation.reasoning.collection import collect_reasoning as collect_reasoning
+    from hf_icon2.distillation.reasoning.reading import read_anli as read_anli
+    from hf_icon2.distillation.reasoning.reading import read_cqa as read_cqa
+    from hf_icon2.distillation.reasoning.reading import read_gsm8k as read_gsm8k
+    from hf_icon2.distillation.reasoning.reading import read_svamp as read_svamp
+    from hf_icon2.distillation.reasoning.records import Question as Question
+    from hf_icon2.distillation.reasoning.splitting import split_questions as split_questions
     from hf_icon2.distillation.teacher import score_candidates as score_candidates
     from hf_icon2.interchange.gguf_files import export_gguf as export_gguf
     from hf_icon2.interchange.imported import import_gguf as import_gguf

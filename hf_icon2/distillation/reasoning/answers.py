@@ -1,0 +1,110 @@
+"""Answers of each task: the one way in which they are written, and when two of them are the same."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from fractions import Fraction
+
+from hf_icon2.distillation.reasoning.arithmetic import evaluate, plain_signs
+from hf_icon2.distillation.reasoning.records import Task
+
+CLASSES = ("entailment", "neutral", "contradiction")
+"""Of ANLI, in the order of its numbers."""
+
+_NUMBER = re.compile(r"-?(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)?(?:\.[0-9]+)?")
+_LETTERED = re.compile(r"\(?([A-Za-z])\)\s*")
+_LONGEST_NUMBER = 100  # digits
+
+
+def written_answer(task: Task, text: str, choices: Sequence[str] = ()) -> str:
+    """An answer in the one form of its task, in which students learn it.
+
+    Args:
+        task: An equation keeps its left side as it stands (svamp); a number loses its commas, its currency and
+            percent sign, and what GSM8K writes before it (gsm8k); a choice is written as among the choices (cqa), a
+            class in small letters (anli).
+        text: The answer, with or without the full stop of its sentence and with or without marks around it.
+        choices: To choose from, for cqa; without them any text is an answer.
+
+    Raises:
+        ValueError: If the text is no answer of this task.
+    """
+    text = _bare(text)
+    if task == "svamp":
+        side = plain_signs(text.partition("=")[0]).replace("$", "").strip()
+        evaluate(side)
+        return side
+    if task == "gsm8k":
+        return _decimal(_number(text))
+    if task == "cqa":
+        return _choice(text, choices)
+    if task == "anli" and text.lower() not in CLASSES:
+        raise ValueError(f"{text!r} is no class; allowed: {', '.join(CLASSES)}")
+    if not any(map(str.isalnum, text)):
+        raise ValueError("an answer without a letter or a digit says nothing")
+    return text.lower() if task == "anli" else " ".join(text.split())
+
+
+def answer_value(task: Task, text: str) -> str | Fraction | None:
+    """What answers are compared by: the value of an equation or a number, else the text; None if it is no answer."""
+    try:
+        written = written_answer(task, text)
+    except ValueError:
+        return None
+    return evaluate(written) if task in ("svamp", "gsm8k") else written.casefold()
+
+
+def same_answer(task: Task, first: str, second: str) -> bool:
+    """Whether two answers to one question are the same.
+
+    Args:
+        task: Equations are the same if their values are (svamp), as numbers (gsm8k); choices, classes and free text
+            if their words are, whatever the case.
+        first: An answer, written in any of the ways `written_answer` knows.
+        second: Another. What is no answer of the task is the same as nothing.
+    """
+    value = answer_value(task, first)
+    return value is not None and value == answer_value(task, second)
+
+
+def _bare(text: str) -> str:
+    """Without the full stop of the sentence, and without the quotes and marks that stand around it."""
+    before = None
+    while text != before:
+        before = text
+        text = text.strip().removesuffix(".").strip("*_`\"'“”‘’ ")
+    return text
+
+
+def _number(text: str) -> Fraction:
+    said = plain_signs(text).removeprefix("####").strip().removesuffix("%").replace("$", "").strip()
+    found = _NUMBER.fullmatch(said)
+    if found is None or len(said) > _LONGEST_NUMBER or not any(map(str.isdigit, said)):
+        raise ValueError(f"{text!r} is no number")
+    return Fraction(said.replace(",", ""))
+
+
+def _decimal(value: Fraction) -> str:
+    """Exact, since it was read from a decimal number."""
+    if value.denominator == 1:
+        return str(value.numerator)
+    places = 0
+    while (value * 10**places).denominator != 1:
+        places += 1
+    digits = f"{abs(value) * 10**places}".rjust(places + 1, "0")
+    return f"{'-' * (value < 0)}{digits[:-places]}.{digits[-places:]}"
+
+
+def _choice(text: str, choices: Sequence[str]) -> str:
+    lettered = _LETTERED.match(text)
+    said = text[lettered.end() :] if lettered else text
+    words = " ".join(_bare(said).split())
+    if not choices:
+        if not any(map(str.isalnum, words)):
+            raise ValueError(f"{text!r} is no choice")
+        return words
+    for choice in choices:
+        if words.casefold() == " ".join(choice.split()).casefold():
+            return choice
+    raise ValueError(f"{text!r} is none of the choices {', '.join(choices)}")

@@ -1,0 +1,94 @@
+"""What a teacher's replies say; strict, so that nothing blank, cut or ambiguous is ever learned.
+
+The forms are those of the authors of Mind's Mirror. They train on a blank where a chain cannot be read, and take a
+verdict from anywhere in an evaluation; here such replies are refused.
+"""
+
+from __future__ import annotations
+
+import re
+
+from hf_icon2.distillation.reasoning.answers import written_answer
+from hf_icon2.distillation.reasoning.records import VERDICTS, Chain, Evaluation, Question, Verdict
+from hf_icon2.distillation.reasoning.wording import EVALUATION
+from hf_icon2.storage import shortened
+
+_ANSWER_IS = re.compile(r"\bthe\s+answer\s+is\b[\s:]*", re.IGNORECASE)
+_SENTENCE_END = re.compile(r"[.!?](?![0-9A-Za-z])|\n")
+_MARKS = r"[\s*_`\"'.:]*"
+_RESULT = re.compile(rf"{_MARKS}evaluation\s+result\b(.*)", re.IGNORECASE)
+_GIVEN = re.compile(
+    rf"{_MARKS}the\s+given\s+answer\s+is{_MARKS}({'|'.join(VERDICTS)}){_MARKS}", re.IGNORECASE
+)
+_ELSEWHERE = re.compile(rf"\bgiven\s+answer\s+is{_MARKS}({'|'.join(VERDICTS)})\b", re.IGNORECASE)
+
+
+def parse_chain(reply: str, question: Question) -> Chain:
+    """The thoughts and the answer of a reply.
+
+    Args:
+        reply: The answer stands after the last "The answer is", on one line that ends the reply. What a model
+            thinks before its reply, up to `</think>`, is passed over.
+        question: Its task says what an answer is; see `written_answer`.
+
+    Returns:
+        The rationale, up to the last end of a sentence or a line before "The answer is", and the answer.
+
+    Raises:
+        ValueError: With the reason, up to its first colon always the same words.
+    """
+    said = reply.rpartition("</think>")[2].strip()
+    stated = list(_ANSWER_IS.finditer(said))
+    if not stated:
+        raise ValueError(f'the reply does not say "The answer is": {shortened(said)}')
+    label = said[stated[-1].end() :].strip()
+    if len(label.splitlines()) > 1:
+        raise ValueError(f"the reply goes on after the answer: {shortened(label)}")
+    rationale = _whole_sentences(said[: stated[-1].start()])
+    if not _says_something(label):
+        raise ValueError("the answer of the reply is blank")
+    if not _says_something(rationale):
+        raise ValueError(f"the reply has no whole sentence before the answer: {shortened(said)}")
+    try:
+        return Chain(rationale, written_answer(question.task, label, question.choices))
+    except ValueError as error:
+        raise ValueError(f"the answer of the reply has not the form of the task: {error}") from None
+
+
+def parse_evaluation(reply: str) -> Evaluation:
+    """The reasons and the verdict of a reply.
+
+    Args:
+        reply: Its last line is "Evaluation result: the given answer is ..." with one verdict. Nothing else in it
+            may state another. What a model thinks before it, up to `</think>`, is passed over.
+
+    Raises:
+        ValueError: With the reason, up to its first colon always the same words.
+    """
+    said = reply.rpartition("</think>")[2].strip()
+    text, _, last = said.rpartition("\n")
+    result = _RESULT.fullmatch(last)
+    given = result and _GIVEN.fullmatch(result[1])
+    if not given:
+        raise ValueError(f"the last line of the reply is no evaluation result: {shortened(last)}")
+    verdict = _verdict(given[1])
+    if any(_verdict(other) != verdict for other in _ELSEWHERE.findall(text)):
+        raise ValueError(f"the reply states more than one verdict: {shortened(said)}")
+    text = text.strip()
+    if not _says_something(re.sub(rf"\A{_MARKS}{EVALUATION}", "", text, flags=re.IGNORECASE)):
+        raise ValueError("the reply gives no reasons before its verdict")
+    return Evaluation(text, verdict)
+
+
+def _whole_sentences(text: str) -> str:
+    """Up to the last end of a sentence; the point of a number such as 4.2 ends none."""
+    ends = [match.end() for match in _SENTENCE_END.finditer(text)]
+    return text[: ends[-1]].strip() if ends else ""
+
+
+def _says_something(text: str) -> bool:
+    return any(map(str.isalnum, text))
+
+
+def _verdict(word: str) -> Verdict:
+    return next(verdict for verdict in VERDICTS if verdict == word.lower())
