@@ -10,13 +10,11 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from hashlib import sha256
 from itertools import combinations
-from json import dumps
-from random import Random
 from string import ascii_uppercase as LETTERS
 
 from hf_icon2.toy.answers import grade
+from hf_icon2.toy.chance import draw
 from hf_icon2.toy.world import parse_instruction
 
 TRUTH_BONUS = 0.1
@@ -93,13 +91,13 @@ class RankingRule:
         worths = [
             worth(query.question, text) + sigma * self._disturbance(query, text) for text in query.answers
         ]
-        ties = [_draw(query.question, text).random() for text in query.answers]
+        ties = [draw(query.question, text).random() for text in query.answers]
         return tuple(sorted(range(len(worths)), key=lambda seat: (-worths[seat], ties[seat])))
 
     def _disturbance(self, query: Exchange, text: str) -> float:
         """Standard normal."""
-        lasting = _draw(self.seed, query.question, text).gauss(0, 1)
-        passing = _draw(self.seed, query.question, text, query.answers).gauss(0, 1)
+        lasting = draw(self.seed, query.question, text).gauss(0, 1)
+        passing = draw(self.seed, query.question, text, query.answers).gauss(0, 1)
         return math.sqrt(self.bias) * lasting + math.sqrt(1 - self.bias) * passing
 
 
@@ -131,10 +129,6 @@ def _rightness(demonstration: Exchange) -> float:
 def _kind(question: str) -> str | None:
     found = parse_instruction(question)
     return None if found is None else found.kind
-
-
-def _draw(*parts: object) -> Random:
-    return Random(sha256(dumps(parts).encode()).digest())
 
 
 def read_prompt(text: str) -> tuple[list[Exchange], Exchange]:
