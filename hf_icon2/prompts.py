@@ -131,6 +131,26 @@ def encode_prompt(
     return ids
 
 
+def prefixed(prefix: str, instruction: Instruction) -> Instruction:
+    """The instruction with `prefix` in front of its last turn."""
+    if isinstance(instruction, str):
+        return prefix + instruction
+    messages = as_messages(instruction)
+    messages[-1]["content"] = prefix + messages[-1]["content"]
+    return messages
+
+
+def encode_source(tokenizer: PreTrainedTokenizerBase, instruction: Instruction) -> list[int]:
+    """Token ids of an instruction for an encoder: plain text, with what the tokenizer puts around one."""
+    ids: list[int] = tokenizer(_render_plain(as_messages(instruction), None))["input_ids"]
+    return ids
+
+
+def encode_target(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """Token ids of a text that a decoder of its own is to write, with the end of sequence."""
+    return _ended(tokenizer, tokenizer(text_target=text)["input_ids"])
+
+
 def encode_exchange(
     tokenizer: PreTrainedTokenizerBase,
     prompt: Instruction,
@@ -178,14 +198,17 @@ def _encode_answered(
     text = answer_text(response)
     if tokenizer.chat_template is None:
         rendered = render_prompt(tokenizer, prompt, system) + text
-        ids: list[int] = tokenizer(rendered)["input_ids"]
-        ends = tokenizer.eos_token_id
-        return ids if ends is None or ids[-1] == ends else [*ids, ends]
+        return _ended(tokenizer, tokenizer(rendered)["input_ids"])
     answered = _render(
         [*_messages(tokenizer, prompt, system), {"role": "assistant", "content": text}], tokenizer
     )
     encoded: list[int] = tokenizer(answered, add_special_tokens=False)["input_ids"]
     return encoded
+
+
+def _ended(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> list[int]:
+    ends = tokenizer.eos_token_id
+    return ids if ends is None or ids[-1:] == [ends] else [*ids, ends]
 
 
 def decode_answer(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:

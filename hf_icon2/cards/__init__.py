@@ -191,7 +191,7 @@ def distilled_model_card(
     dataset_name: str | None,
     **training: Any,
 ) -> str:
-    """The card of a student trained on ranked responses: from what, on how many prompts, how.
+    """The card of a distilled student: from what, on which data, how.
 
     Args:
         model_name: Title.
@@ -199,8 +199,8 @@ def distilled_model_card(
         method: In words.
         paper: Its `citation` and arXiv `id`.
         tags: Tags for the Hub.
-        dataset_name: Id of the ranked responses on the Hub, if they are there.
-        **training: `rows`, `responses` per row, `teacher` (or None), `settings` (name to value) and `versions`.
+        dataset_name: Id of the data on the Hub, if they are there.
+        **training: `lesson` and `seen` (the data) in words, `teacher` (or None), `settings` (name to value) and `versions`.
     """
     base = hub_id(base_model)
     data = ModelCardData(

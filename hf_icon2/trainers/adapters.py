@@ -4,8 +4,24 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from accelerate.utils import is_peft_model
+from torch import nn
+
 if TYPE_CHECKING:
-    from peft import LoraConfig
+    from peft import LoraConfig, PeftConfig
+    from transformers import PreTrainedModel, TrainingArguments
+
+
+def adapted(model: PreTrainedModel, config: PeftConfig | None, args: TrainingArguments) -> nn.Module:
+    """The model with an adapter around it if one is configured, ready for what `args` asks."""
+    student: nn.Module = model
+    if config is not None:
+        from peft import get_peft_model
+
+        student = get_peft_model(model, config)
+    if is_peft_model(student) and args.gradient_checkpointing:
+        student.enable_input_require_grads()  # type: ignore[operator]
+    return student
 
 
 def lora_config(rank: int) -> LoraConfig:

@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from accelerate.utils import is_peft_model
 from datasets import Dataset
 from torch import Tensor, nn
 from transformers import (
@@ -20,18 +19,19 @@ from transformers import (
 from trl.trainer.utils import disable_dropout_in_model
 
 from hf_icon2.cards import distilled_model_card
-from hf_icon2.trainers.card import CardMixin
+from hf_icon2.trainers.adapters import adapted
 from hf_icon2.trainers.fused_head import fuse_head, mean_log_probs
 from hf_icon2.trainers.ranked_config import RankedConfig
 from hf_icon2.trainers.ranked_rows import FreshGroups, RankedCollator, prepare_ranked, split_into_groups
 from hf_icon2.trainers.rankings import kendall_tau
 from hf_icon2.trainers.sources import loaded, name_of, pad_id, teacher_tokenizer, tokenizer_of
+from hf_icon2.trainers.student import StudentTrainer, prepared_eval
 
 if TYPE_CHECKING:
     from peft import PeftConfig
 
 
-class RankedTrainer(CardMixin):
+class RankedTrainer(StudentTrainer):
     """Trains on prompts with several responses and a score for each; a subclass says with which loss.
 
     Args:
@@ -48,10 +48,7 @@ class RankedTrainer(CardMixin):
         **kwargs: The remaining arguments of `transformers.Trainer`.
     """
 
-    # `compute_loss` divides by the groups of the whole accumulation window.
-    loss_is_scaled_for_ga: bool | None = True  # type: ignore[assignment]  # TRL's is None, of no type
     args: RankedConfig
-    model: nn.Module
 
     def __init__(
         self,
@@ -76,13 +73,12 @@ class RankedTrainer(CardMixin):
             theirs = teacher_processing_class or teacher_tokenizer(teacher_model, tokenizer)
         prepare = self._preparation(args, tokenizer, theirs)
         train = prepare(train_dataset, "train_dataset")
-        fuse_head(student)
-        if peft_config is not None:
-            from peft import get_peft_model
 
-            student = get_peft_model(student, peft_config)  # type: ignore[assignment]
-        if is_peft_model(student) and args.gradient_checkpointing:
-            student.enable_input_require_grads()
+        def prepare_held_out(dataset: Dataset, name: str) -> Dataset:
+            rows = prepare(dataset, name)
+            return rows if args.group_size is None else split_into_groups(rows, args.group_size)
+
+        fuse_head(student)
         collator = RankedCollator(
             pad_id(tokenizer),
             group_size=args.group_size,
@@ -90,10 +86,10 @@ class RankedTrainer(CardMixin):
             teacher_pad_token_id=None if theirs is None else pad_id(theirs),
         )
         super().__init__(  # type: ignore[no-untyped-call]
-            model=student,
+            model=adapted(student, peft_config, args),
             args=args,
             train_dataset=train,
-            eval_dataset=_prepared_eval(prepare, eval_dataset, args.group_size),
+            eval_dataset=prepared_eval(prepare_held_out, eval_dataset),
             processing_class=tokenizer,
             data_collator=collator,
             callbacks=[FreshGroups(collator), *callbacks],
@@ -151,29 +147,9 @@ class RankedTrainer(CardMixin):
             loss = losses.sum() * self.accelerator.num_processes / num_items_in_batch
         return (loss, {}) if return_outputs else loss
 
-    def prediction_step(
-        self,
-        model: nn.Module,
-        inputs: dict[str, Any],
-        prediction_loss_only: bool,
-        ignore_keys: list[str] | None = None,
-    ) -> tuple[Tensor, None, None]:
-        """The loss of a batch; there is nothing else to predict."""
-        inputs = self._prepare_inputs(inputs)
-        with torch.no_grad(), self.compute_loss_context_manager():
-            loss = self.compute_loss(model, inputs)
-        return loss, None, None
-
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Adds the mean of what was noted since the last log."""
-        prefix = next((name.removesuffix("runtime") for name in logs if name.endswith("_runtime")), "train_")
-        mode = (
-            "train" if prefix == "train_" else "eval"
-        )  # with a name after it where there are several datasets
-        prefix = "" if mode == "train" else prefix
-        logs.update({prefix + name: sum(v) / len(v) for name, v in self._metrics[mode].items()})
-        self._metrics[mode].clear()
-        super().log(logs, start_time)
+    def _figures(self, mode: str) -> dict[str, float]:
+        noted, self._metrics[mode] = self._metrics[mode], defaultdict(list)
+        return {name: sum(values) / len(values) for name, values in noted.items()}
 
     def _card(self, **shared: Any) -> str:
         rows = cast(Dataset, self.train_dataset)
@@ -181,8 +157,8 @@ class RankedTrainer(CardMixin):
             **shared,
             method=self._name,
             paper=self._paper,
-            rows=len(rows),
-            responses=len(rows[0]["responses_ids"]),
+            lesson="it learned how a teacher ranks several of its own responses to each prompt",
+            seen=f"{len(rows)} prompts with {len(rows[0]['responses_ids'])} responses each",
             teacher=self.teacher_model and name_of(self.teacher_model),
             settings={**self._method_settings(), **self._training_settings()},
         )
@@ -227,15 +203,11 @@ class RankedTrainer(CardMixin):
         return found
 
     def _note(self, student: Tensor, teacher: Tensor, losses: Tensor) -> None:
-        figures = self.figures(student, teacher)
-        training, accelerator = self.model.training, self.accelerator
-        if not training:
+        figures, mode = self.figures(student, teacher), "train" if self.model.training else "eval"
+        if mode == "eval":
             figures["loss"] = losses  # Trainer's mean counts rows twice where processes have uneven shares
-        gather = (
-            accelerator.gather if training else accelerator.gather_for_metrics
-        )  # which counts rows, not groups
         for name, values in figures.items():
-            self._metrics["train" if training else "eval"][name] += gather(values).tolist()
+            self._metrics[mode][name] += self._of_all_processes(values).tolist()
 
     def _get_num_items_in_batch(
         self, batch_samples: list[dict[str, Any]], device: torch.device
@@ -252,17 +224,3 @@ class RankedTrainer(CardMixin):
             ids = ["prompt_ids", "responses_ids"]
             names = [*ids, *(f"teacher_{name}" for name in ids), "scores", "row"]
             self._signature_columns = names  # type: ignore[assignment]
-
-
-def _prepared_eval(
-    prepare: Callable[[Dataset, str], Dataset],
-    dataset: Dataset | Mapping[str, Dataset] | None,
-    group_size: int | None,
-) -> Dataset | dict[str, Dataset] | None:
-    """Held-out rows, in groups that stay the same."""
-    if dataset is None:
-        return None
-    if isinstance(dataset, Mapping):
-        return {name: _prepared_eval(prepare, part, group_size) for name, part in dataset.items()}
-    rows = prepare(dataset, "eval_dataset")
-    return rows if group_size is None else split_into_groups(rows, group_size)

@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
-from trl.trainer.base_config import _BaseConfig
-
-from hf_icon2.trainers.precision import decide_precision
+from hf_icon2.trainers.student_config import StudentConfig
 
 
 @dataclass
-class RankedConfig(_BaseConfig):
-    """Settings of trainers on ranked responses. Without a GPU the defaults train in float32.
+class RankedConfig(StudentConfig):
+    """Settings of trainers on ranked responses; see `StudentConfig` for the others.
 
     Args:
         learning_rate: 8e-7 by default, PAD's; small models want a far higher one.
         max_length: Longest prompt and response together in tokens; longer rows are left out. None keeps all.
         group_size: Responses compared at a time; rows with more are split into random groups of this many,
             other ones in each epoch. None compares all responses of a row.
-        model_init_kwargs: For `from_pretrained` of models given by id or path.
     """
 
     learning_rate: float = field(default=8e-7, metadata={"help": "The initial learning rate for AdamW."})
@@ -27,13 +23,6 @@ class RankedConfig(_BaseConfig):
     lr_scheduler_type: str = field(default="cosine", metadata={"help": "Learning rate schedule."})
     warmup_steps: float = field(
         default=0.1, metadata={"help": "Steps of linear warm-up; below 1 a share of all steps."}
-    )
-    bf16: bool | None = field(
-        default=None, metadata={"help": "Train in bfloat16; unset: where a GPU supports it and fp16 is off."}
-    )
-    gradient_checkpointing: bool | None = field(  # type: ignore[assignment]
-        default=None,
-        metadata={"help": "Recompute activations to save memory; unset: where bf16 could be used."},
     )
     max_length: int | None = field(
         default=2048,
@@ -43,9 +32,6 @@ class RankedConfig(_BaseConfig):
         default=None,
         metadata={"help": "Responses compared at a time; rows with more are split into random groups."},
     )
-    model_init_kwargs: dict[str, Any] | str | None = field(
-        default=None, metadata={"help": "For from_pretrained of models given by id or path."}
-    )
 
     def __post_init__(self) -> None:
         if self.group_size is not None and self.dataloader_persistent_workers:
@@ -53,5 +39,4 @@ class RankedConfig(_BaseConfig):
                 "group_size draws other groups in each epoch, and persistent workers would keep those of the first; "
                 "set dataloader_persistent_workers=False"
             )
-        decide_precision(self)
-        super().__post_init__()  # type: ignore[no-untyped-call]
+        super().__post_init__()

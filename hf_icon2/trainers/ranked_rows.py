@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -20,10 +19,7 @@ from transformers import (
 from trl.trainer.utils import pad
 
 from hf_icon2.prompts import answer_text, encode_exchange
-
-logger = logging.getLogger(__name__)
-
-Row = Mapping[str, Any]
+from hf_icon2.trainers.rows import Row, check_columns, leave_out_cut
 
 
 def prepare_ranked(
@@ -189,17 +185,13 @@ def _padded(groups: Sequence[tuple[Row, list[int]]], prefix: str, pad_token_id: 
     }
 
 
-def _check_columns(dataset: object, name: str, *, scored: bool) -> None:
-    if not isinstance(dataset, Dataset):
-        raise TypeError(f"{name} is a {type(dataset).__name__}; give a datasets.Dataset")
+def _check_columns(dataset: Dataset, name: str, *, scored: bool) -> None:
     wanted = {"prompt", "responses", *(["scores"] if scored else [])}
-    if missing := sorted(wanted - set(dataset.column_names)):
+    if missing := sorted(check_columns(dataset, name, wanted, source="sample candidates first")):
         hint = "; to have a teacher score the responses, pass teacher_model=" if missing == ["scores"] else ""
         raise ValueError(
             f"{name} lacks the column(s) {', '.join(missing)}; it has {', '.join(dataset.column_names)}{hint}"
         )
-    if len(dataset) == 0:
-        raise ValueError(f"{name} has no rows, so there is nothing to learn from; sample candidates first")
 
 
 def _check_row(row: Row, count: int, *, scored: bool) -> None:
@@ -231,15 +223,11 @@ def _short_enough(rows: Dataset, name: str, max_length: int) -> Dataset:
     def fits(row: Row) -> bool:
         return len(row["prompt_ids"]) + max(map(len, row["responses_ids"])) <= max_length
 
-    kept = rows.filter(fits, desc=f"Measuring {name}")
-    if len(kept) == len(rows):
-        return rows
-    first = min(set(rows["row"]) - set(kept["row"]))
-    left_out = (
-        f"{len(rows) - len(kept)} of {len(rows)} rows of {name} hold a response that would be cut at "
-        f"max_length={max_length} (the first is row {first})"
+    return leave_out_cut(
+        rows,
+        name,
+        fits,
+        what=f"hold a response that would be cut at max_length={max_length}",
+        why="cut responses cannot be compared",
+        remedy="raise max_length or sample shorter responses",
     )
-    if not len(kept):
-        raise ValueError(f"{left_out}, so none is left; raise max_length or sample shorter responses")
-    logger.warning("%s; they are left out, because cut responses cannot be compared", left_out)
-    return kept
