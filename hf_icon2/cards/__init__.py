@@ -200,7 +200,8 @@ def distilled_model_card(
         paper: Its `citation` and arXiv `id`.
         tags: Tags for the Hub.
         dataset_name: Id of the data on the Hub, if they are there.
-        **training: `lesson` and `seen` (the data) in words, `teacher` (or None), `settings` (name to value) and `versions`.
+        **training: `lesson` and `seen`, the data, in words, `teacher` (or None), `settings` (name to value) and
+            `versions`.
     """
     base = hub_id(base_model)
     data = ModelCardData(
