@@ -33,7 +33,7 @@ _HOME = {
     "Icon2PreferenceBuilder": "synthesis.icon2_preferences",
     "Icon2PreferenceConfig": "synthesis.icon2_preferences",
     "LetterJudge": "judges.letters",
-    "MindsMirrorConfig": "trainers.minds_mirror",
+    "MindsMirrorConfig": "trainers.minds_mirror_config",
     "MindsMirrorTrainer": "trainers.minds_mirror",
     "PADConfig": "trainers.pad",
     "PADTrainer": "trainers.pad",
@@ -136,8 +136,8 @@ if TYPE_CHECKING:
     from hf_icon2.trainers.cyclealign import CycleAlignConfig as CycleAlignConfig
     from hf_icon2.trainers.cyclealign import CycleAlignTrainer as CycleAlignTrainer
     from hf_icon2.trainers.dpo import Icon2DPOTrainer as Icon2DPOTrainer
-    from hf_icon2.trainers.minds_mirror import MindsMirrorConfig as MindsMirrorConfig
     from hf_icon2.trainers.minds_mirror import MindsMirrorTrainer as MindsMirrorTrainer
+    from hf_icon2.trainers.minds_mirror_config import MindsMirrorConfig as MindsMirrorConfig
     from hf_icon2.trainers.pad import PADConfig as PADConfig
     from hf_icon2.trainers.pad import PADTrainer as PADTrainer
 
