@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from fractions import Fraction
+from string import ascii_lowercase
 
 from hf_icon2.distillation.reasoning.arithmetic import evaluate, plain_signs
 from hf_icon2.distillation.reasoning.records import Task
@@ -13,7 +14,7 @@ CLASSES = ("entailment", "neutral", "contradiction")
 """Of ANLI, in the order of its numbers."""
 
 _NUMBER = re.compile(r"-?(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)?(?:\.[0-9]+)?")
-_LETTERED = re.compile(r"\(?([A-Za-z])\)\s*")
+_LETTERED = re.compile(r"\A\(?[A-Za-z]\)\s*")
 _LONGEST_NUMBER = 100  # digits
 
 
@@ -22,8 +23,8 @@ def written_answer(task: Task, text: str, choices: Sequence[str] = ()) -> str:
 
     Args:
         task: An equation keeps its left side as it stands (svamp); a number loses its commas, its currency and
-            percent sign, and what GSM8K writes before it (gsm8k); a choice is written as among the choices (cqa), a
-            class in small letters (anli).
+            percent sign, and what GSM8K writes before it (gsm8k); a choice, named by its words or its letter, is
+            written as among the choices (cqa), a class in small letters (anli).
         text: The answer, with or without the full stop of its sentence and with or without marks around it.
         choices: To choose from, for cqa; without them any text is an answer.
 
@@ -37,8 +38,10 @@ def written_answer(task: Task, text: str, choices: Sequence[str] = ()) -> str:
         return side
     if task == "gsm8k":
         return _decimal(_number(text))
-    if task == "cqa":
+    if task == "cqa" and choices:
         return _choice(text, choices)
+    if task == "cqa":
+        text = _bare(_LETTERED.sub("", text, count=1))
     if task == "anli" and text.lower() not in CLASSES:
         raise ValueError(f"{text!r} is no class; allowed: {', '.join(CLASSES)}")
     if not any(map(str.isalnum, text)):
@@ -97,14 +100,15 @@ def _decimal(value: Fraction) -> str:
 
 
 def _choice(text: str, choices: Sequence[str]) -> str:
-    lettered = _LETTERED.match(text)
-    said = text[lettered.end() :] if lettered else text
-    words = " ".join(_bare(said).split())
-    if not choices:
-        if not any(map(str.isalnum, words)):
-            raise ValueError(f"{text!r} is no choice")
-        return words
-    for choice in choices:
-        if words.casefold() == " ".join(choice.split()).casefold():
+    """The choice that is named by its words, its letter, or both if they agree."""
+    said = _plain(text)
+    for letter, choice in zip(ascii_lowercase, choices, strict=False):
+        words = _plain(choice)
+        marks = (f"({letter})", f"{letter})")
+        if said in {words, *marks, *(f"{mark} {words}" for mark in marks)}:
             return choice
     raise ValueError(f"{text!r} is none of the choices {', '.join(choices)}")
+
+
+def _plain(text: str) -> str:
+    return " ".join(_bare(text).split()).casefold()
