@@ -41,22 +41,22 @@ def steps_of(sample, name):
 LUKE = "Luke scored 84 points after playing 2 rounds of a trivia game. "
 AS_HE = "He gained the same number of points each round. So, he scored 84 / 2 = 42 points per round."
 CHAINS = [
-        (LUKE + "Since he gained the same number of points each round, we can divide the total points by the number of "
-         "rounds to find the points per round. The equation is 84 / 2.", "(84 / 2)"),
-        (LUKE + "Since he gained the same number of points each round, we can divide the total points by the number of "
-         "rounds to find out how many points he scored per round. Therefore, the equation is 84 / 2.", "(84 / 2)"),
-        (LUKE + "Since he gained the same number of points each round, the number of points he scored per round is "
-         "84 / 2 = 42.", "(84 / 2)"),
-        (LUKE + AS_HE, "(84 / 2)"),
-        (LUKE + AS_HE, "(84 / 2)"),
-        ("Faye has 30 crayons in each row, and she has 7 rows. So she has a total of 30 * 7 = 210 crayons.",
-         "(30 * 7)"),
-        ("Faye has 7 rows with 30 crayons in each row. So she has a total of 7 * 30 = 210 crayons.", "(7 * 30)"),
-        ("Faye has 7 rows with 30 crayons in each row. So she has a total of 7 * 30 = 210 crayons.", "(7 * 30)"),
-        ("Faye is placing her pencils and crayons into 7 rows. In each row, there are 36 pencils and 30 crayons. So, "
-         "in total, she has 7 * 30 = 210 crayons.", "(7 * 30)"),
-        ("Faye placed her pencils and crayons into 7 rows. In each row, there are 30 crayons. So, she has a total of "
-         "7 * 30 = 210 crayons.", "(7 * 30)"),
+    (LUKE + "Since he gained the same number of points each round, we can divide the total points by the number of "
+     "rounds to find the points per round. The equation is 84 / 2.", "(84 / 2)"),
+    (LUKE + "Since he gained the same number of points each round, we can divide the total points by the number of "
+     "rounds to find out how many points he scored per round. Therefore, the equation is 84 / 2.", "(84 / 2)"),
+    (LUKE + "Since he gained the same number of points each round, the number of points he scored per round is "
+     "84 / 2 = 42.", "(84 / 2)"),
+    (LUKE + AS_HE, "(84 / 2)"),
+    (LUKE + AS_HE, "(84 / 2)"),
+    ("Faye has 30 crayons in each row, and she has 7 rows. So she has a total of 30 * 7 = 210 crayons.",
+     "(30 * 7)"),
+    ("Faye has 7 rows with 30 crayons in each row. So she has a total of 7 * 30 = 210 crayons.", "(7 * 30)"),
+    ("Faye has 7 rows with 30 crayons in each row. So she has a total of 7 * 30 = 210 crayons.", "(7 * 30)"),
+    ("Faye is placing her pencils and crayons into 7 rows. In each row, there are 36 pencils and 30 crayons. So, "
+     "in total, she has 7 * 30 = 210 crayons.", "(7 * 30)"),
+    ("Faye placed her pencils and crayons into 7 rows. In each row, there are 30 crayons. So, she has a total of "
+     "7 * 30 = 210 crayons.", "(7 * 30)"),
 ]  # fmt: skip
 """Rationales and labels of svamp_tree1/llm/train_CoT_0.json, read by eye."""
 
@@ -282,9 +282,10 @@ def test_what_a_teacher_is_asked_to_write_can_be_read():
 
 PIECES = [
     "The answer is", "the answer is ", "The answer is (84 / 2).", "answer is", "Evaluation result:", "Evaluation:",
-    "Evaluation result: the given answer is correct.", "the given answer is wrong", "uncertain", "\n", "\r\n", ".",
-    ". ", " ", "\u200b", "\u2028", "\x00", "</think>", "<think>", "**", '"', "42", "4.2", "$1,000", "((((", "84 / 0", "é",
-    "答案", "\U0001f600", "\ud800", "****", "= 42", "(a)", "bank", "neutral", "0" * 300, "####", "{form}", "%s", "| ", "- ",
+    "Evaluation result: the given answer is correct.", "the given answer is wrong", "uncertain", "\n", "\r\n",
+    ".", ". ", " ", "\u200b", "\u2028", "\x00", "</think>", "<think>", "**", '"', "42", "4.2", "$1,000", "((((",
+    "84 / 0", "\u00e9", "\u7b54", "\U0001f600", "\ud800", "****", "= 42", "(a)", "bank", "neutral", "0" * 300, "####",
+    "{form}", "%s", "| ", "- ",
 ]  # fmt: skip
 SOUND = [
     "Luke scored 84 points. So it is 84 / 2 = 42. The answer is (84 / 2).",
