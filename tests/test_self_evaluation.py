@@ -2,11 +2,15 @@
 
 import copy
 import math
+from dataclasses import replace
 
 import pytest
 import torch
+from datasets import Dataset
 from transformers import T5Config, T5ForConditionalGeneration
 
+from hf_icon2 import PADConfig, PADTrainer, tune
+from hf_icon2.judges.chains import split_chain
 from hf_icon2.judges.self_evaluation import (
     VERDICTS,
     Reasoned,
@@ -14,6 +18,8 @@ from hf_icon2.judges.self_evaluation import (
     evaluation_prompt,
     self_evaluate,
 )
+from hf_icon2.toy.reasoning import evaluation_prompt as toy_wording
+from hf_icon2.toy.reasoning import sums
 
 ITEMS = [
     Reasoned("What is 3 plus 4?", "3 plus 4 is 7.", "7"),
@@ -137,3 +143,147 @@ def test_a_model_that_does_not_say_verdicts_is_reported(tiny_llama, tiny_tokeniz
     (found,) = SelfEvaluator(tiny_llama, tiny_tokenizer).evaluate(ITEMS[:1])
     assert found.mass < 0.1
     assert "1 of 1 verdicts are guesses" in caplog.text
+
+
+QUESTIONS = ["What is 3 plus 4?", "What is 2 plus 5?"]
+ANSWERS = [
+    ["3 plus 4 is 7. The answer is 7.", "3 plus 4 is 8. The answer is 8.", "I do not know."],
+    ["The answer is 7.", "2 plus 5 is 7.\nThe answer is **7**."],
+]
+
+
+@pytest.fixture(scope="module")
+def evaluator(tiny_llama, tiny_tokenizer):
+    return SelfEvaluator(tiny_llama, tiny_tokenizer)
+
+
+def test_a_reward_is_the_probability_that_the_chain_is_correct(evaluator):
+    """Read by hand; the third answer has no answer sentence and the fourth no reasons, so both get 0."""
+    read = [("3 plus 4 is 7.", "7"), ("3 plus 4 is 8.", "8"), None, None, ("2 plus 5 is 7.", "7")]
+    prompts = [QUESTIONS[0]] * 3 + [QUESTIONS[1]] * 2
+    rewards = evaluator(prompts, [text for texts in ANSWERS for text in texts])
+    for prompt, pair, reward in zip(prompts, read, rewards, strict=True):
+        if pair is None:
+            assert reward == 0.0
+        else:
+            found = self_evaluate(evaluator.model, evaluator.tokenizer, prompt, *pair)
+            assert 0 < reward == pytest.approx(found.probabilities["correct"], rel=1e-3)
+    turns = [{"role": "user", "content": QUESTIONS[0]}]
+    assert evaluator([turns], ANSWERS[0][:1]) == pytest.approx(rewards[:1], rel=1e-3)
+
+
+def test_ranking_and_keeping_go_by_the_reward(evaluator):
+    rankings = evaluator.rank(QUESTIONS, ANSWERS)
+    rewards = evaluator(
+        [QUESTIONS[0]] * 3 + [QUESTIONS[1]] * 2, [text for texts in ANSWERS for text in texts]
+    )
+    assert [score for ranking in rankings for score in ranking.scores] == pytest.approx(rewards)
+    assert rankings[0].order[-1] == 2 and rankings[1].order == (1, 0)
+    assert evaluator.keep(QUESTIONS, ANSWERS, least=1e-12) == [
+        [ANSWERS[0][index] for index in rankings[0].order[:2]],
+        ANSWERS[1][1:],
+    ]
+    between = sum(sorted(rewards)[-2:]) / 2
+    assert [len(texts) for texts in evaluator.keep(QUESTIONS, ANSWERS, least=between)] in ([1, 0], [0, 1])
+
+
+def test_what_cannot_be_judged_is_refused_with_a_sentence(evaluator):
+    with pytest.raises(ValueError, match="least=0; allowed: above 0 up to 1"):
+        evaluator.keep(QUESTIONS, ANSWERS, least=0)
+    with pytest.raises(TypeError, match=r"got one text; pass \[text\]"):
+        evaluator(QUESTIONS[0], ANSWERS[0])
+    with pytest.raises(ValueError, match="2 questions and 1 answers"):
+        evaluator.rank(QUESTIONS, ANSWERS[:1])
+
+
+def test_another_reader_may_say_what_a_chain_is(evaluator):
+    def equation(text):
+        left, equals, right = text.partition(" = ")
+        if not equals:
+            raise ValueError("no equation")
+        return left, right
+
+    other = replace(evaluator, read=equation)
+    rewards = other(["What is 3 plus 4?"] * 2, ["3 + 4 = 7", "The answer is 7."])
+    found = self_evaluate(other.model, other.tokenizer, "What is 3 plus 4?", "3 + 4", "7")
+    assert rewards == [pytest.approx(found.probabilities["correct"], rel=1e-3), 0.0]
+
+
+@pytest.mark.parametrize(
+    ("reply", "expected"),
+    [
+        ("A. B. The answer is 7.", ("A. B.", "7")),
+        ("It weighs 4.2 kg. So it is\nThe answer is: `4.2`", ("It weighs 4.2 kg. So it is", "4.2")),
+        ("<think>The answer is 8.</think>Three.\n\nthe  ANSWER is 3", ("Three.", "3")),
+        ("3 plus 4 is 7 . the answer is 7 .", ("3 plus 4 is 7 .", "7")),
+    ],
+)
+def test_chains_by_hand(reply, expected):
+    assert split_chain(reply) == expected
+
+
+@pytest.mark.parametrize(
+    ("reply", "says"),
+    [
+        ("7", "does not say"),
+        ("", "does not say"),
+        ("A. The answer is ", "is blank"),
+        ("A. The answer is 7.\nOr 8.", "goes on after"),
+        ("The answer is 7.", "no whole sentence"),
+        ("I guess the answer is 7.", "no whole sentence"),
+    ],
+)
+def test_what_is_no_chain_is_refused(reply, says):
+    with pytest.raises(ValueError, match=says):
+        split_chain(reply)
+
+
+def test_it_is_a_reward_for_tuning(toy_assistant, toy_tokenizer, random_directions):
+    """The bundled model works sums out in the form of a chain; a trial's reward is the mean over its six answers."""
+    model = copy.deepcopy(toy_assistant)
+    evaluator = SelfEvaluator(toy_assistant, toy_tokenizer, label_prefix="", wording=toy_wording)
+    directions = random_directions(model, names=("honesty",))
+    prompts = [problem.text for problem in sums("train", 6)]
+    seen = []
+
+    def recorded(prompts, answers):
+        seen.append((answers, evaluator(prompts, answers)))
+        return seen[-1][1]
+
+    rewards = []
+    for reward in (evaluator, recorded):
+        found = tune(
+            model, toy_tokenizer, directions, prompts, reward,
+            layers=[(1, 2)], strengths=(0.3,), show_progress=False,
+        )  # fmt: skip
+        rewards.append([trial.reward for trial in found.trials])
+    assert rewards[0] == pytest.approx(rewards[1])
+    assert rewards[1] == pytest.approx([sum(values) / 6 for _, values in seen[-2:]])
+    assert any("the answer is" in answer for answers, _ in seen for answer in answers)
+
+
+def test_its_rankings_are_scores_for_preference_distillation(evaluator, tmp_path):
+    """PAD's loss on three responses whose scores are the evaluator's: the student moves."""
+    rankings = evaluator.rank(QUESTIONS[:1] * 2, [ANSWERS[0], ANSWERS[0][::-1]])
+    rows = {
+        "prompt": QUESTIONS[:1] * 2,
+        "responses": [ANSWERS[0], ANSWERS[0][::-1]],
+        "scores": [list(ranking.scores) for ranking in rankings],
+    }
+    student = copy.deepcopy(evaluator.model)
+    args = PADConfig(
+        str(tmp_path),
+        use_cpu=True,
+        report_to=[],
+        save_strategy="no",
+        max_steps=2,
+        learning_rate=1e-3,
+        disable_tqdm=True,
+    )  # fmt: skip
+    trainer = PADTrainer(
+        student, args=args, train_dataset=Dataset.from_dict(rows), processing_class=evaluator.tokenizer
+    )
+    trainer.train()
+    before, after = evaluator.model.state_dict(), student.state_dict()
+    assert all(torch.isfinite(value).all() for value in after.values())
+    assert any(not torch.equal(before[name], after[name]) for name in before)

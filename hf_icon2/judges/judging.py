@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import combinations
-from typing import Any
+from itertools import accumulate, combinations, pairwise
+from typing import Any, Protocol
 
 from hf_icon2.judges.calibration import Calibration, calibrated
 from hf_icon2.judges.labelled import labelled_pairs
@@ -139,3 +140,41 @@ def round_robin(count: int, comparisons: Mapping[tuple[int, int], Comparison]) -
             None, f"{len(missing)} of {len(comparisons)} pairs have no verdict: {missing[0].reason}"
         )
     return Ranking(tuple(value / (count - 1) for value in total))
+
+
+class Reward(Protocol):
+    """Scores answers to prompts; higher is better."""
+
+    def __call__(
+        self, prompts: Sequence[Instruction], answers: Sequence[str], *, progress: str | None = None
+    ) -> list[float]:
+        """One score per answer."""
+        ...
+
+
+def rank_by_reward(
+    reward: Reward,
+    questions: Sequence[str],
+    answers: Sequence[Sequence[str]],
+    *,
+    progress: str | None = None,
+) -> list[Ranking]:
+    """Ranks several answers to each question by a reward of single answers.
+
+    Args:
+        reward: Scores them.
+        questions: What was asked.
+        answers: K per question; K may differ.
+        progress: Name of the progress bar; None shows none.
+    """
+    check_columns(questions, answers)
+    prompts = [question for question, texts in zip(questions, answers, strict=True) for _ in texts]
+    rewards = reward(prompts, [text for texts in answers for text in texts], progress=progress)
+    ends = accumulate((len(texts) for texts in answers), initial=0)
+    return [_by_reward(rewards[start:end]) for start, end in pairwise(ends)]
+
+
+def _by_reward(rewards: Sequence[float]) -> Ranking:
+    if not all(map(math.isfinite, rewards)):
+        return Ranking(None, f"the rewards are {list(rewards)}, not finite numbers")
+    return Ranking(tuple(rewards))

@@ -5,13 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING
 
 import torch
 from tqdm.auto import tqdm
 
-from hf_icon2.judges.judging import Judge, check_columns
+from hf_icon2.judges.judging import Judge, check_columns, rank_by_reward
 from hf_icon2.judges.verdicts import Comparison, Demonstration, Ranking
 from hf_icon2.prompts import Instruction, answer_text
 
@@ -117,12 +116,7 @@ class RewardModel(Judge):
             demonstrations: Not shown; they are here so that all judges can be called alike.
             progress: Name of the progress bar; None shows none.
         """
-        prompts = [
-            question for question, texts in zip(questions, answers, strict=True) for _ in range(len(texts))
-        ]
-        rewards = self(prompts, [text for texts in answers for text in texts], progress=progress)
-        ends = accumulate((len(texts) for texts in answers), initial=0)
-        return [_ranking(rewards[start:end]) for start, end in pairwise(ends)]
+        return rank_by_reward(self, questions, answers, progress=progress)
 
     def _rewards(self, rows: list[str]) -> list[float]:
         """Of one batch; one row at a time where the model cannot tell padding from text."""
@@ -157,9 +151,3 @@ def _comparison(first: float, second: float) -> Comparison:
     # The logistic function, in the form that does not overflow.
     probability = (1 + math.tanh((first - second) / 2)) / 2
     return Comparison(probability, probability)
-
-
-def _ranking(rewards: Sequence[float]) -> Ranking:
-    if not all(map(math.isfinite, rewards)):
-        return Ranking(None, f"the rewards are {list(rewards)}, not finite numbers")
-    return Ranking(tuple(rewards))

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
 from tqdm.auto import tqdm
 
-from hf_icon2.judges.verdicts import LEAST_MASS
-from hf_icon2.prompts import encode_exchange
+from hf_icon2.judges.chains import split_chain
+from hf_icon2.judges.judging import check_columns, rank_by_reward
+from hf_icon2.judges.verdicts import LEAST_MASS, Demonstration, Ranking
+from hf_icon2.judges.wording import question_text
+from hf_icon2.prompts import Instruction, encode_exchange
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -135,6 +138,8 @@ class SelfEvaluator:
         label_prefix: What was put before the prompt in training.
         system: System prompt, or None.
         wording: How it was asked in training.
+        read: Rationale and answer of a text that has both, such as "2 plus 5 is 7. The answer is 7."; ValueError for
+            a text that has not.
         batch_size: Answers per forward pass, each with the three verdicts.
     """
 
@@ -144,6 +149,7 @@ class SelfEvaluator:
     label_prefix: str = LABEL_PREFIX
     system: str | None = None
     wording: EvaluationWording = evaluation_prompt
+    read: Callable[[str], tuple[str, str]] = split_chain
     batch_size: int = 16
 
     def evaluate(self, answers: Sequence[Reasoned], *, progress: str | None = None) -> list[SelfEvaluation]:
@@ -162,6 +168,69 @@ class SelfEvaluator:
                 bar.update(len(part))
         _warn_of_guesses(found)
         return found
+
+    def __call__(
+        self, prompts: Sequence[Instruction], answers: Sequence[str], *, progress: str | None = None
+    ) -> list[float]:
+        """Probability that each answer is correct: a reward, as `tune` takes one and as `scores` of ranked rows.
+
+        Args:
+            prompts: Texts or conversations.
+            answers: One to each, with reasoning and answer (see `read`). What cannot be read, such as a text without
+                "The answer is", is judged by nobody and gets 0, the lowest there is.
+            progress: Name of the progress bar; None shows none.
+        """
+        check_columns(prompts, answers)
+        asked = [self._reasoned(prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)]
+        found = iter(self.evaluate([item for item in asked if item is not None], progress=progress))
+        return [0.0 if item is None else next(found).probabilities["correct"] for item in asked]
+
+    def rank(
+        self,
+        questions: Sequence[str],
+        answers: Sequence[Sequence[str]],
+        demonstrations: Sequence[Demonstration] = (),
+        *,
+        progress: str | None = None,
+    ) -> list[Ranking]:
+        """Ranks several answers to each question; the scores are the probabilities that they are correct.
+
+        Args:
+            questions: What was asked.
+            answers: K per question; K may differ.
+            demonstrations: Not shown; they are here so that all judges can be called alike.
+            progress: Name of the progress bar; None shows none.
+        """
+        return rank_by_reward(self, questions, answers, progress=progress)
+
+    def keep(
+        self,
+        questions: Sequence[str],
+        answers: Sequence[Sequence[str]],
+        *,
+        least: float = 0.5,
+        progress: str | None = None,
+    ) -> list[list[str]]:
+        """The answers to each question that are correct with a probability of at least `least`, best first.
+
+        The first of them is the best of N. What cannot be read is never kept.
+
+        Raises:
+            ValueError: If `least` is not above 0 and at most 1.
+        """
+        if not 0 < least <= 1:
+            raise ValueError(f"least={least}; allowed: above 0 up to 1")
+        rankings = self.rank(questions, answers, progress=progress)
+        return [
+            [texts[index] for index in ranking.order or () if (ranking.scores or ())[index] >= least]
+            for texts, ranking in zip(answers, rankings, strict=True)
+        ]
+
+    def _reasoned(self, prompt: Instruction, answer: str) -> Reasoned | None:
+        try:
+            return Reasoned(question_text(prompt), *self.read(answer))
+        except ValueError:
+            return None
 
     def _log_probs(self, prompts: Sequence[str]) -> list[list[float]]:
         """Of the three verdicts after each prompt, in nats."""

@@ -9,6 +9,7 @@ from string import ascii_lowercase
 
 from hf_icon2.distillation.reasoning.arithmetic import evaluate, plain_signs
 from hf_icon2.distillation.reasoning.records import Task
+from hf_icon2.judges.chains import bare_answer
 
 CLASSES = ("entailment", "neutral", "contradiction")
 """Of ANLI, in the order of its numbers."""
@@ -31,7 +32,7 @@ def written_answer(task: Task, text: str, choices: Sequence[str] = ()) -> str:
     Raises:
         ValueError: If the text is no answer of this task.
     """
-    text = _bare(text)
+    text = bare_answer(text)
     if task == "svamp":
         side = plain_signs(text.partition("=")[0]).replace("$", "").strip()
         evaluate(side)
@@ -41,7 +42,7 @@ def written_answer(task: Task, text: str, choices: Sequence[str] = ()) -> str:
     if task == "cqa" and choices:
         return _choice(text, choices)
     if task == "cqa":
-        text = _bare(_LETTERED.sub("", text, count=1))
+        text = bare_answer(_LETTERED.sub("", text, count=1))
     if task == "anli" and text.lower() not in CLASSES:
         raise ValueError(f"{text!r} is no class; allowed: {', '.join(CLASSES)}")
     if not any(map(str.isalnum, text)):
@@ -69,15 +70,6 @@ def same_answer(task: Task, first: str, second: str) -> bool:
     """
     value = answer_value(task, first)
     return value is not None and value == answer_value(task, second)
-
-
-def _bare(text: str) -> str:
-    """Without the full stop of the sentence, and without the quotes and marks that stand around it."""
-    before = None
-    while text != before:
-        before = text
-        text = text.strip().removesuffix(".").strip("*_`\"'“”‘’ ")
-    return text
 
 
 def _number(text: str) -> Fraction:
@@ -111,4 +103,4 @@ def _choice(text: str, choices: Sequence[str]) -> str:
 
 
 def _plain(text: str) -> str:
-    return " ".join(_bare(text).split()).casefold()
+    return " ".join(bare_answer(text).split()).casefold()

@@ -11,10 +11,9 @@ import re
 from hf_icon2.distillation.reasoning.answers import written_answer
 from hf_icon2.distillation.reasoning.records import VERDICTS, Chain, Evaluation, Question, Verdict
 from hf_icon2.distillation.reasoning.wording import EVALUATION
+from hf_icon2.judges.chains import says_something, split_chain
 from hf_icon2.storage import shortened
 
-_ANSWER_IS = re.compile(r"\bthe\s+answer\s+is\b[\s:]*", re.IGNORECASE)
-_SENTENCE_END = re.compile(r"[.!?](?![0-9A-Za-z])|\n")
 _MARKS = r"[\s*_`\"'.:]*"
 _RESULT = re.compile(rf"{_MARKS}evaluation\s+result\b(.*)", re.IGNORECASE)
 _GIVEN = re.compile(
@@ -27,28 +26,16 @@ def parse_chain(reply: str, question: Question) -> Chain:
     """The thoughts and the answer of a reply.
 
     Args:
-        reply: The answer stands after the last "The answer is", on one line that ends the reply. What a model
-            thinks before its reply, up to `</think>`, is passed over.
+        reply: See `split_chain`.
         question: Its task says what an answer is; see `written_answer`.
 
     Returns:
-        The rationale, up to the last end of a sentence or a line before "The answer is", and the answer.
+        The rationale, and the answer in the form of the task.
 
     Raises:
         ValueError: With the reason, up to its first colon always the same words.
     """
-    said = reply.rpartition("</think>")[2].strip()
-    stated = list(_ANSWER_IS.finditer(said))
-    if not stated:
-        raise ValueError(f'the reply does not say "The answer is": {shortened(said)}')
-    label = said[stated[-1].end() :].strip()
-    if len(label.splitlines()) > 1:
-        raise ValueError(f"the reply goes on after the answer: {shortened(label)}")
-    rationale = _whole_sentences(said[: stated[-1].start()])
-    if not _says_something(label):
-        raise ValueError("the answer of the reply is blank")
-    if not _says_something(rationale):
-        raise ValueError(f"the reply has no whole sentence before the answer: {shortened(said)}")
+    rationale, label = split_chain(reply)
     try:
         return Chain(rationale, written_answer(question.task, label, question.choices))
     except ValueError as error:
@@ -75,19 +62,9 @@ def parse_evaluation(reply: str) -> Evaluation:
     if any(_verdict(other) != verdict for other in _ELSEWHERE.findall(text)):
         raise ValueError(f"the reply states more than one verdict: {shortened(said)}")
     text = text.strip()
-    if not _says_something(re.sub(rf"\A{_MARKS}{EVALUATION}", "", text, flags=re.IGNORECASE)):
+    if not says_something(re.sub(rf"\A{_MARKS}{EVALUATION}", "", text, flags=re.IGNORECASE)):
         raise ValueError("the reply gives no reasons before its verdict")
     return Evaluation(text, verdict)
-
-
-def _whole_sentences(text: str) -> str:
-    """Up to the last end of a sentence; the point of a number such as 4.2 ends none."""
-    ends = [match.end() for match in _SENTENCE_END.finditer(text)]
-    return text[: ends[-1]].strip() if ends else ""
-
-
-def _says_something(text: str) -> bool:
-    return any(map(str.isalnum, text))
 
 
 def _verdict(word: str) -> Verdict:
