@@ -70,7 +70,7 @@ def by_hand_causal(model, tokenizer, prompt, verdict):
 
 def by_hand_t5(model, tokenizer, prompt, verdict):
     """One plain pass: the decoder reads its start token and then the verdict."""
-    ids = [*tokenizer(prompt)["input_ids"], 2]
+    ids = tokenizer(prompt)["input_ids"]
     target = [*tokenizer(verdict)["input_ids"], 2]
     with torch.no_grad():
         logits = model(torch.tensor([ids]), decoder_input_ids=torch.tensor([[0, *target[:-1]]])).logits[0]

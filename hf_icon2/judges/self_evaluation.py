@@ -18,7 +18,7 @@ from hf_icon2.judges.chains import split_chain
 from hf_icon2.judges.judging import check_columns, rank_by_reward
 from hf_icon2.judges.verdicts import LEAST_MASS, Demonstration, Ranking
 from hf_icon2.judges.wording import question_text
-from hf_icon2.prompts import Instruction, encode_exchange
+from hf_icon2.prompts import Instruction, encode_exchange, encode_source, encode_target
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -237,11 +237,8 @@ class SelfEvaluator:
         from hf_icon2.likelihood import response_log_probs, target_log_probs
 
         if self.model.config.is_encoder_decoder:
-            targets = [
-                _closed(self.tokenizer(text_target=verdict)["input_ids"], self.tokenizer)
-                for verdict in VERDICTS
-            ]
-            inputs = [_closed(self.tokenizer(prompt)["input_ids"], self.tokenizer) for prompt in prompts]
+            targets = [encode_target(self.tokenizer, verdict) for verdict in VERDICTS]
+            inputs = [encode_source(self.tokenizer, prompt) for prompt in prompts]
             rows = target_log_probs(self.model, inputs, [targets] * len(prompts))
             return [[float(item.double().sum()) for item in row] for row in rows]
         pairs = [encode_exchange(self.tokenizer, prompt, VERDICTS, self.system) for prompt in prompts]
@@ -253,12 +250,6 @@ class SelfEvaluator:
             )
         )
         return [[float(next(flat).double().sum()) for _ in VERDICTS] for _ in prompts]
-
-
-def _closed(ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """The ids with the end of sequence, which some tokenizers add and others do not."""
-    end = tokenizer.eos_token_id
-    return list(ids) if end is None or ids[-1:] == [end] else [*ids, end]
 
 
 def _evaluation(log_probs: Sequence[float]) -> SelfEvaluation:
