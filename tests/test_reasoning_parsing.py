@@ -136,6 +136,7 @@ def test_the_answer_stands_after_the_last_the_answer_is(question, reply, rationa
         (FREE, "It is 7.", 'the reply does not say "The answer is"'),
         (FREE, "<think>It is 7. The answer is 7.</think>", 'the reply does not say "The answer is"'),
         (FREE, "Breathe. The answer isn't 7.", 'the reply does not say "The answer is"'),
+        (FREE, "It is \ud800 7. The answer is 7.", "the reply is no valid Unicode"),
         (FREE, "It is 7. The answer is", "the answer of the reply is blank"),
         (FREE, "It is 7. The answer is .", "the answer of the reply is blank"),
         (FREE, "It is 7. The answer is \u200b **.", "the answer of the reply is blank"),

@@ -24,7 +24,7 @@ def split_chain(reply: str) -> tuple[str, str]:
     Raises:
         ValueError: With the reason, up to its first colon always the same words.
     """
-    said = reply.rpartition("</think>")[2].strip()
+    said = spoken(reply)
     stated = list(_ANSWER_IS.finditer(said))
     if not stated:
         raise ValueError(f'the reply does not say "The answer is": {shortened(said)}')
@@ -37,6 +37,20 @@ def split_chain(reply: str) -> tuple[str, str]:
     if not says_something(rationale):
         raise ValueError(f"the reply has no whole sentence before the answer: {shortened(said)}")
     return rationale, bare_answer(label)
+
+
+def spoken(reply: str) -> str:
+    """A reply without what the model thinks before it, up to `</think>`.
+
+    Raises:
+        ValueError: If it is no valid Unicode, which JSON can carry and no file can.
+    """
+    said = reply.rpartition("</think>")[2].strip()
+    try:
+        said.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"the reply is no valid Unicode: {shortened(said)}") from None
+    return said
 
 
 def bare_answer(text: str) -> str:

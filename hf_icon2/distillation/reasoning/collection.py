@@ -26,6 +26,7 @@ MOST = 1000
 """Chains per question, and evaluations per chain."""
 
 _SEED_STEP = 1_000_003
+_SEEDS = 2**31 - 1  # endpoints take 32 bits with a sign; a prime keeps large seeds apart
 _COLUMNS = {
     "chains": ("id", "chain", "prompt", "rationale", "label", "answer"),
     "evaluations": ("id", "chain", "number", "prompt", "rationale", "label", "evaluation", "verdict"),
@@ -188,7 +189,7 @@ class _Teacher:
             (*system, {"role": "user", "content": prompt}),
             max_tokens=self.max_tokens,
             temperature=self.temperature,
-            seed=(self.seed * _SEED_STEP + repeat) % 2**31,
+            seed=(self.seed * _SEED_STEP + repeat) % _SEEDS,
             repeat=repeat,
         )
 

@@ -11,7 +11,7 @@ import re
 from hf_icon2.distillation.reasoning.answers import written_answer
 from hf_icon2.distillation.reasoning.records import VERDICTS, Chain, Evaluation, Question, Verdict
 from hf_icon2.distillation.reasoning.wording import EVALUATION
-from hf_icon2.judges.chains import says_something, split_chain
+from hf_icon2.judges.chains import says_something, split_chain, spoken
 from hf_icon2.storage import shortened
 
 _MARKS = r"[\s*_`\"'.:]*"
@@ -52,7 +52,7 @@ def parse_evaluation(reply: str) -> Evaluation:
     Raises:
         ValueError: With the reason, up to its first colon always the same words.
     """
-    said = reply.rpartition("</think>")[2].strip()
+    said = spoken(reply)
     text, _, last = said.rpartition("\n")
     result = _RESULT.fullmatch(last)
     given = result and _GIVEN.fullmatch(result[1])
