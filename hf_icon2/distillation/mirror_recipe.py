@@ -7,14 +7,11 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from hf_icon2.distillation.endpoint import Endpoint, endpoint_checks, free_settings
-from hf_icon2.distillation.recipe import PlainRecipe, TrainingPass, check_settings, training_checks
+from hf_icon2.distillation.recipe import AnyTraining, PlainRecipe, check_settings, training_checks
 from hf_icon2.recipe import TOY, setting
 
 FREE = free_settings("teacher")
 """Settings that may change in a run that has begun."""
-
-TRAINED = ("training", "evaluation")
-"""Sections that nothing depends on until the collection is whole."""
 
 
 @dataclass(frozen=True)
@@ -38,14 +35,15 @@ class Teacher(Endpoint):
 
 
 @dataclass(frozen=True)
-class Training(TrainingPass):
+class Training(AnyTraining):
     """How the student learns; see MindsMirrorConfig."""
 
     learning_rate: float = setting(5e-5, "peak learning rate")
     epochs: float = setting(5.0, "passes over the questions in the second stage, whatever the chains of each")
     evaluation_epochs: float = setting(10.0, "passes over the questions in the first stage")
     batch_size: int = setting(8, "rows per device and step")
-    max_length: int = setting(2048, "longest prompt plus target in tokens; longer rows are left out")
+    max_prompt_length: int = setting(1024, "longest prompt in tokens; longer rows are left out")
+    max_target_length: int = setting(256, "longest label or rationale in tokens; longer rows are left out")
     alpha: float = setting(0.5, "weight of the label; the rest is the rationale's")
     self_evaluation: bool = setting(True, "false leaves out the first stage, the replay and its requests")
     shows: Literal["all", "rationale"] = setting(
@@ -59,6 +57,14 @@ class Training(TrainingPass):
     measurements: int = setting(10, "times per stage that validation is measured; the best student is kept")
     label_prefix: str = setting("predict: ", "before what is to be labelled")
     rationale_prefix: str = setting("explain: ", "before what is to be reasoned about")
+
+
+COLLECTED = (
+    *FREE,
+    "evaluation",
+    *(f"training.{name}" for name in Training.__dataclass_fields__ if name != "self_evaluation"),
+)
+"""Settings that may change in a run that has collected and not trained yet; evaluations may not be there."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +104,9 @@ class MirrorRecipe(PlainRecipe):
                 "teacher.evaluations must be at least 1 where training.self_evaluation is true": (
                     teacher.evaluations >= 1 or not training.self_evaluation
                 ),
-                "teacher.temperature must be 0 to 2": 0 <= teacher.temperature <= 2,
+                "teacher.temperature must be above 0, so that the replies to one prompt differ": 0
+                < teacher.temperature
+                < math.inf,
                 "teacher.reply_tokens must be at least 1": teacher.reply_tokens >= 1,
                 **endpoint_checks("teacher", teacher),
                 **training_checks(training),
@@ -110,6 +118,10 @@ class MirrorRecipe(PlainRecipe):
                 "training.keep_wrong is for training.labels gold": training.labels == "gold"
                 or not training.keep_wrong,
                 "training.measurements must be at least 2: one is no choice": training.measurements >= 2,
+                "training.max_prompt_length and training.max_target_length must be at least 1": min(
+                    training.max_prompt_length, training.max_target_length
+                )
+                >= 1,
                 "training.label_prefix and training.rationale_prefix must differ": training.label_prefix
                 != training.rationale_prefix,
                 "evaluation.max_new_tokens and evaluation.batch_size must be at least 1": min(

@@ -16,18 +16,24 @@ ROWS = "scored.jsonl"
 
 
 @dataclass(frozen=True)
-class TrainingPass:
+class AnyTraining:
     """What the training of every method is told."""
 
     learning_rate: float = setting(2e-5, "peak learning rate")
     epochs: float = setting(1.0, "passes over the prompts of a round or cycle")
     batch_size: int = setting(8, "prompts per device and step")
     accumulation: int = setting(1, "batches per optimiser step")
-    max_length: int = setting(2048, "longest prompt plus response in tokens; longer rows are left out")
     lora_rank: int = setting(0, "rank of a LoRA adapter; 0 trains all weights")
 
 
-def training_checks(training: TrainingPass) -> dict[str, bool]:
+@dataclass(frozen=True)
+class TrainingPass(AnyTraining):
+    """What training on ranked responses is told."""
+
+    max_length: int = setting(2048, "longest prompt plus response in tokens; longer rows are left out")
+
+
+def training_checks(training: AnyTraining) -> dict[str, bool]:
     """Sentences about the training's settings, and whether they hold."""
     return {
         "training.learning_rate and training.epochs must be above 0": training.learning_rate > 0

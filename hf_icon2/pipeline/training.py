@@ -32,7 +32,7 @@ def train_dpo(recipe: Recipe, subject: Subject, pairs: Dataset, folder: Path) ->
     on from its checkpoint and ends with the same model and the same curve.
     """
     from hf_icon2.trainers.adapters import lora_config
-    from hf_icon2.trainers.checkpoints import resumable_checkpoint
+    from hf_icon2.trainers.checkpoints import resumable_checkpoint, save_merged
     from hf_icon2.trainers.dpo import Icon2DPOTrainer
     from hf_icon2.trainers.progress import QuietBar
 
@@ -53,7 +53,7 @@ def train_dpo(recipe: Recipe, subject: Subject, pairs: Dataset, folder: Path) ->
     trainer.add_callback(QuietBar)
     with _full_disk_named(folder, subject.model):
         trainer.train(resume_from_checkpoint=resumable_checkpoint(checkpoints))
-        _save(trainer, subject, folder / "model")
+        save_merged(trainer, subject.tokenizer, folder / "model")
     history = trainer.state.log_history
     return {
         "pairs": len(train),
@@ -141,21 +141,6 @@ def _config(recipe: Recipe, checkpoints: Path, pairs: int, evaluate: bool) -> An
         **watched,
         **given,
     )
-
-
-def _save(trainer: Any, subject: Subject, target: Path) -> None:  # noqa: ANN401
-    """Saves a plain model (adapters merged) beside its tokenizer, whole or not at all."""
-    model = trainer.accelerator.unwrap_model(trainer.model)
-    if callable(getattr(model, "merge_and_unload", None)):
-        model = model.merge_and_unload()
-    partial = target.with_name(".model.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    model.save_pretrained(partial)
-    subject.tokenizer.save_pretrained(partial)
-    trainer.create_model_card()
-    shutil.copy(Path(trainer.args.output_dir) / "README.md", partial / "README.md")
-    shutil.rmtree(target, ignore_errors=True)
-    partial.rename(target)
 
 
 def _best_step(checkpoint: str | None) -> int | None:

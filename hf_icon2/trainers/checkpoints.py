@@ -1,12 +1,16 @@
-"""Checkpoints that an interrupted training can go on from."""
+"""Checkpoints that an interrupted training can go on from, and the model that it ends with."""
 
 from __future__ import annotations
 
 import json
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 def resumable_checkpoint(checkpoints: Path) -> str | None:
@@ -44,3 +48,30 @@ def _has_stopped(checkpoint: Path) -> bool:
     except json.JSONDecodeError:
         return True
     return bool(state["stateful_callbacks"]["TrainerControl"]["args"]["should_training_stop"])
+
+
+def save_merged(
+    trainer: Any,  # noqa: ANN401  (any trainer with a card)
+    tokenizer: PreTrainedTokenizerBase,
+    target: Path,
+    name: str | None = None,
+) -> None:
+    """Saves a plain model (adapters merged) beside its tokenizer and card, whole or not at all.
+
+    Args:
+        trainer: Whose training is over.
+        tokenizer: Of its model.
+        target: Folder; what it held is replaced.
+        name: Title of the card; by default that of the trainer's output folder.
+    """
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    if callable(getattr(model, "merge_and_unload", None)):
+        model = model.merge_and_unload()
+    partial = target.with_name(".model.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    model.save_pretrained(partial)
+    tokenizer.save_pretrained(partial)
+    trainer.create_model_card(model_name=name)
+    shutil.copy(Path(trainer.args.output_dir) / "README.md", partial / "README.md")
+    shutil.rmtree(target, ignore_errors=True)
+    partial.rename(target)

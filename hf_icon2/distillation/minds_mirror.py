@@ -1,0 +1,234 @@
+"""Mind's Mirror: a student learns from a black box first to evaluate reasoning, then to reason.
+
+What the black box says is kept in files and never asked for twice; the student of the second stage begins with that
+of the first.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import asdict
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hf_icon2.distillation.claim import claim_folder
+from hf_icon2.distillation.files import Row, RunFiles
+from hf_icon2.distillation.mirror_figures import Examination, examination
+from hf_icon2.distillation.mirror_recipe import COLLECTED, FREE, MirrorRecipe
+from hf_icon2.distillation.mirror_rows import epochs_over_rows, reasoning_rows, verdict_rows, with_replay
+from hf_icon2.distillation.mirror_training import Score, remove_checkpoints, train_stage
+from hf_icon2.distillation.reasoning.collection import collect_reasoning
+from hf_icon2.distillation.reasoning.records import Question
+from hf_icon2.distillation.reasoning.splitting import QuestionSplits, split_questions
+from hf_icon2.judges.self_evaluation import EvaluationWording, evaluation_prompt
+from hf_icon2.loading import load_model, load_tokenizer
+from hf_icon2.storage import locked
+
+if TYPE_CHECKING:
+    from hf_icon2.judges.chat.records import Chat
+
+logger = logging.getLogger(__name__)
+
+SELF_EVALUATION, REASONING = "self-evaluation", "reasoning"
+"""The stages, and their folders."""
+
+
+class MindsMirror:
+    """Collects reasoning and trains on it in a folder; the same call goes on where an earlier one was interrupted.
+
+    Args:
+        student: Model id or path, of a causal LM or an encoder-decoder such as T5.
+        questions: What the black box and the student answer; split before anything is asked.
+        chat: Asks the black box, such as a `ChatClient` with a cache.
+        output: Folder; `self-evaluation/` and `reasoning/` hold the stages, `history.json` all figures.
+        recipe: The settings; student, questions and endpoint are those given here.
+        wording: How the student is asked to judge reasoning; `self_evaluate` must be given the same.
+        show_progress: Whether to show progress bars.
+    """
+
+    def __init__(
+        self,
+        student: str | os.PathLike[str],
+        questions: Sequence[Question],
+        chat: Chat,
+        output: str | os.PathLike[str],
+        recipe: MirrorRecipe | None = None,
+        *,
+        wording: EvaluationWording = evaluation_prompt,
+        show_progress: bool = True,
+    ) -> None:
+        if not isinstance(student, (str, os.PathLike)):
+            raise TypeError(
+                f"student must be a model id or path, got {type(student).__name__}: every stage loads its own; save "
+                "the model and its tokenizer with save_pretrained() and pass the folder"
+            )
+        self.student = os.fspath(student)
+        self.recipe = recipe or MirrorRecipe()
+        self.questions = list(questions)
+        self.splits: QuestionSplits = split_questions(
+            self.questions, self.recipe.split.validation, self.recipe.split.test, self.recipe.seed
+        )
+        self.chat = chat
+        self.output = Path(output)
+        self.wording = wording
+        self.show_progress = show_progress
+        self._files = RunFiles(self.output)
+
+    @property
+    def stages(self) -> list[str]:
+        """Names of the stages, in their order."""
+        return [SELF_EVALUATION, REASONING] if self.recipe.training.self_evaluation else [REASONING]
+
+    def run(self) -> Path:
+        """Does what is not done yet.
+
+        Returns:
+            Folder of the last student, with its tokenizer and card.
+
+        Raises:
+            OSError: If the black box stopped before all was answered. What is answered is kept.
+            ValueError: If the folder belongs to another recipe or another process works in it, or nothing that the
+                black box said can be learned from.
+        """
+        self.output.mkdir(parents=True, exist_ok=True)
+        with locked(self.output):
+            self._claim()
+            self._collect()
+            source, figures = self.student, [self._before()]
+            for name in self.stages:
+                figures.append(self._stage(name, source))
+                source = str(self.output / name / "model")
+            report = self._files.read("collection")
+            self._files.write("history", {"collection": report, "before": figures[0], "stages": figures[1:]})
+        return Path(source)
+
+    def _claim(self) -> None:
+        """Keeps other recipes and questions out of a folder in which a run has begun."""
+        collected, given = self._files.rows("questions"), self._question_rows()
+        begun = any((self.output / name / "train.jsonl").is_file() for name in (SELF_EVALUATION, REASONING))
+        claim_folder(
+            self.output,
+            self.recipe.to_dict(),
+            begun=self._files.read("collection") is not None,
+            free=FREE if begun else COLLECTED,
+        )
+        if collected is not None and self._files.read("collection") is not None and collected != given:
+            raise ValueError(f"{self.output} holds a run with other questions; give another output folder")
+        self._files.write_rows("questions", given)
+
+    def _question_rows(self) -> list[Row]:
+        """All questions, each with its side of the split."""
+        sides = self.splits._asdict()
+        rows = ({"split": side, **asdict(one)} for side, part in sides.items() for one in part)
+        return [json.loads(json.dumps(row)) for row in rows]
+
+    def _collect(self) -> None:
+        """Asks the black box, unless it is done; the report is the last file, so that it makes it done."""
+        if self._files.read("collection") is not None:
+            return
+        teacher = self.recipe.teacher
+        found = collect_reasoning(
+            self.chat,
+            [*self.splits.train, *self.splits.validation],
+            chains=teacher.chains,
+            evaluations=teacher.evaluations if self.recipe.training.self_evaluation else 0,
+            temperature=teacher.temperature,
+            max_tokens=teacher.reply_tokens,
+            seed=self.recipe.seed,
+            progress=self.show_progress,
+        )
+        self._files.write_rows("chains", found.chains.to_list())
+        self._files.write_rows("evaluations", found.evaluations.to_list())
+        self._files.write("collection", found.report)
+
+    @cached_property
+    def _said(self) -> tuple[list[Row], list[Row]]:
+        """Chains and evaluations of the black box."""
+        return self._files.rows("chains") or [], self._files.rows("evaluations") or []
+
+    @cached_property
+    def _validation(self) -> Examination:
+        return examination(self.splits.validation, *self._said, self.recipe, self.wording)
+
+    @cached_property
+    def _test(self) -> Examination:
+        return examination(self.splits.test, (), (), self.recipe, self.wording)
+
+    def _before(self) -> Row:
+        """The student as it was given, in figures."""
+        found = self._files.read("before")
+        if found is None:
+            found = self._measured(self.student, test=True)
+            self._files.write("before", found)
+        return found
+
+    def _measured(self, source: str, *, test: bool) -> dict[str, Any]:
+        """Figures on validation questions; on those of the test only before and after everything."""
+        model, tokenizer = load_model(source, encoder_decoder=True), load_tokenizer(source)
+        figures = {"validation": self._validation.figures(model, tokenizer)}
+        if test and self._test.questions:
+            figures["test"] = self._test.figures(model, tokenizer)
+        return figures
+
+    def _stage(self, name: str, source: str) -> Row:
+        files = RunFiles(self.output / name)
+        target = files.path / "model"
+        figures = files.read("figures")
+        if figures is None:
+            logger.info("stage %s", name)
+            settings, train = self.recipe.training, self._rows(name, self.splits.train)
+            validation = self._rows(name, self.splits.validation)
+            if name == REASONING and settings.self_evaluation:
+                verdicts = self._rows(SELF_EVALUATION, self.splits.train)
+                train = with_replay(train, verdicts, settings.replay, self.recipe.seed)
+            files.write_rows("validation", validation)
+            files.write_rows("train", train)
+            passes = settings.epochs if name == REASONING else settings.evaluation_epochs
+            trained = train_stage(
+                source,
+                target,
+                train,
+                validation,
+                settings,
+                epochs=epochs_over_rows(passes, train),
+                score=self._score(name),
+                seed=self.recipe.seed,
+                name=f"{Path(self.student).name}-minds-mirror",
+                show_progress=self.show_progress,
+            )
+            figures = {
+                "stage": name,
+                "rows": len(train),
+                "replayed": sum(row["kind"] != train[0]["kind"] for row in train),
+                "validation_rows": len(validation),
+                **trained,
+                **self._measured(str(target), test=name == REASONING),
+            }
+            files.write("figures", figures)
+        remove_checkpoints(target)
+        return figures
+
+    def _rows(self, stage: str, questions: Sequence[Question]) -> list[Row]:
+        """What a stage learns from questions."""
+        chains, evaluations = self._said
+        by_id = {one.id: one for one in questions}
+        if stage == REASONING:
+            rows = reasoning_rows(chains, by_id, self.recipe.training)
+        else:
+            rows = verdict_rows(evaluations, by_id.keys(), self.recipe.training.shows, self.wording)
+        if not rows:
+            raise ValueError(
+                f"of {len(questions)} questions, nothing that the teacher said can be used in the stage {stage}; "
+                f"{self.output / 'collection.json'} says why; ask more questions, or another teacher"
+            )
+        return rows
+
+    def _score(self, stage: str) -> Score:
+        """What the checkpoint of a stage is chosen by: what the stage is there for."""
+        if stage == REASONING:
+            return self._validation.accuracy
+        return lambda model, tokenizer: self._validation.verdicts(model, tokenizer)["balanced_accuracy"]
