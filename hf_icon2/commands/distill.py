@@ -1,4 +1,4 @@
-"""`hf-icon2 distill`: a student learns how another model ranks its responses, by one of several methods."""
+"""`hf-icon2 distill`: a student learns how another model ranks or reasons, by one of several methods."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ from hf_icon2.distillation.recipe import PlainRecipe
 from hf_icon2.recipe import TOY, read_settings
 from hf_icon2.storage import read_json
 
-SUMMARY = "teach a student how a teacher ranks its responses"
+SUMMARY = "teach a student how a teacher ranks its responses, or how it reasons"
 
 METHODS = {
     "pad": "preference-aligned distillation from a teacher's scores",
     "cyclealign": "cycles of a black box's rankings, with demonstrations from agreement",
+    "minds-mirror": "reasoning and self-evaluation of a black box, in two stages",
 }
-"""Each a module `hf_icon2.commands.distill_<name>` with its RECIPE, that of the bundled student, and `distil`."""
+"""Each a module `hf_icon2.commands.distill_<name>` with its RECIPE, that of the bundled student, `distil` and `measured`."""
 
 _DEFAULT = "pad"
 _RECIPES = Path(__file__).parents[1] / "recipes"
@@ -46,13 +47,11 @@ def run(arguments: argparse.Namespace) -> str:
     method = _method(arguments.method)
     recipe = _recipe(arguments, method)
     student: Path = method.distil(recipe, arguments.output)
-    from hf_icon2.commands.students import measured
-
-    return f"the student is in {student}{measured(recipe.student, student, recipe.seed)}"
+    return f"the student is in {student}{method.measured(recipe, student)}"
 
 
 def _method(name: str) -> ModuleType:
-    return import_module(f"hf_icon2.commands.distill_{name}")
+    return import_module(f"hf_icon2.commands.distill_{name.replace('-', '_')}")
 
 
 def _asked_for(given: Sequence[str]) -> str:

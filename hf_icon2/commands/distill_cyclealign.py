@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hf_icon2.commands.students import measured as measured
 from hf_icon2.distillation.cycle_recipe import CycleRecipe
 
 if TYPE_CHECKING:

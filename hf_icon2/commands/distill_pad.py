@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from hf_icon2.commands.students import measured as measured
 from hf_icon2.distillation.claim import claim_folder
 from hf_icon2.distillation.recipe import ROWS, DistillationRecipe
 from hf_icon2.recipe import TOY

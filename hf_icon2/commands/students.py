@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from hf_icon2.recipe import TOY
 
@@ -42,9 +42,14 @@ def prompts_of(prompts: str | None, column: str, number: int | None, seed: int) 
     return random.Random(seed).sample(found, number)
 
 
-def measured(name: str, student: Path, seed: int) -> str:
+class _Settings(Protocol):
+    student: str
+    seed: int
+
+
+def measured(recipe: _Settings, student: Path) -> str:
     """How good the bundled student was and is, by its truth table; nothing of another one."""
-    if name != TOY:
+    if recipe.student != TOY:
         return ""
     from hf_icon2.loading import load_model, load_tokenizer
     from hf_icon2.pipeline.evaluation import sample_answers, truth_shares
@@ -54,7 +59,7 @@ def measured(name: str, student: Path, seed: int) -> str:
     prompts = [item.text for item in instructions("test")]
     tokenizer = load_tokenizer(student_path())
     before, after = (
-        truth_shares(prompts, sample_answers(load_model(path), tokenizer, prompts, Evaluation(), seed))
+        truth_shares(prompts, sample_answers(load_model(path), tokenizer, prompts, Evaluation(), recipe.seed))
         for path in (student_path(), str(student))
     )
     return f"; right in all behaviours: {before['correct']} before, {after['correct']} after"

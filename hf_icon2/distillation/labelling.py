@@ -59,7 +59,7 @@ def _generate(
     ids, mask = pad_batch(rows, pad, side="right" if encoder_decoder else "left")
     device = input_device(model)
     # transformers 5.23 annotates `generate` for a protocol that its own models do not satisfy.
-    output: Any = model.generate(  # type: ignore[misc]
+    output: Any = model.generate(  # type: ignore[operator]
         input_ids=ids.to(device),
         attention_mask=mask.to(device),
         do_sample=False,

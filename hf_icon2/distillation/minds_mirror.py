@@ -108,16 +108,18 @@ class MindsMirror:
 
     def _claim(self) -> None:
         """Keeps other recipes and questions out of a folder in which a run has begun."""
-        collected, given = self._files.rows("questions"), self._question_rows()
-        begun = any((self.output / name / "train.jsonl").is_file() for name in (SELF_EVALUATION, REASONING))
+        given, before = self._question_rows(), self._files.read("before")
+        collected = self._files.read("collection") is not None
         claim_folder(
             self.output,
             self.recipe.to_dict(),
-            begun=self._files.read("collection") is not None,
-            free=FREE if begun else COLLECTED,
+            begun=collected,
+            free=COLLECTED if before is None else FREE,
         )
-        if collected is not None and self._files.read("collection") is not None and collected != given:
+        if collected and self._files.rows("questions") != given:
             raise ValueError(f"{self.output} holds a run with other questions; give another output folder")
+        if before is not None and before["student"] != self.student:
+            raise ValueError(f"{self.output} holds a run with another student; give another output folder")
         self._files.write_rows("questions", given)
 
     def _question_rows(self) -> list[Row]:
@@ -162,7 +164,7 @@ class MindsMirror:
         """The student as it was given, in figures."""
         found = self._files.read("before")
         if found is None:
-            found = self._measured(self.student, test=True)
+            found = {"student": self.student, **self._measured(self.student, test=True)}
             self._files.write("before", found)
         return found
 

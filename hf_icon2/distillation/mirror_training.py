@@ -70,7 +70,8 @@ def train_stage(
     """
     from hf_icon2.trainers.adapters import lora_config
     from hf_icon2.trainers.checkpoints import resumable_checkpoint, save_merged
-    from hf_icon2.trainers.minds_mirror import MindsMirrorConfig, MindsMirrorTrainer
+    from hf_icon2.trainers.minds_mirror import MindsMirrorTrainer
+    from hf_icon2.trainers.minds_mirror_config import MindsMirrorConfig
     from hf_icon2.trainers.progress import QuietBar
 
     checkpoints = (target.parent / "training").resolve()  # the state names the best checkpoint by its path
@@ -117,13 +118,11 @@ class _Scored(TrainerCallback):
         args: TrainingArguments,
         state: TrainerState,
         control: TrainerControl,
-        *,
-        metrics: dict[str, float],
-        model: PreTrainedModel,
         **kwargs: Any,
     ) -> None:
         """Measures the student as it is."""
-        score = self.score(model, self.tokenizer) or 0.0
+        metrics: dict[str, float] = kwargs["metrics"]
+        score = self.score(kwargs["model"], self.tokenizer) or 0.0
         state.log_history.append({"step": state.global_step, "score": score})
         metrics["eval_score"] = score - 1e-6 * metrics["eval_loss"]
 
