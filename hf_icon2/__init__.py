@@ -33,8 +33,10 @@ _HOME = {
     "Icon2PreferenceBuilder": "synthesis.icon2_preferences",
     "Icon2PreferenceConfig": "synthesis.icon2_preferences",
     "LetterJudge": "judges.letters",
+    "MindsMirror": "distillation.minds_mirror",
     "MindsMirrorConfig": "trainers.minds_mirror_config",
     "MindsMirrorTrainer": "trainers.minds_mirror",
+    "MirrorRecipe": "distillation.mirror_recipe",
     "PADConfig": "trainers.pad",
     "PADTrainer": "trainers.pad",
     "PairwiseJudge": "judges.pairwise",
@@ -57,6 +59,7 @@ _HOME = {
     "import_gguf": "interchange.imported",
     "import_repeng": "interchange.imported",
     "make_steerable": "steering.generation",
+    "predict_labels": "distillation.labelling",
     "push_pairs_to_hub": "synthesis.publishing",
     "read_anli": "distillation.reasoning.reading",
     "read_cqa": "distillation.reasoning.reading",
@@ -85,6 +88,9 @@ if TYPE_CHECKING:
     from hf_icon2.distillation.candidates import sample_candidates as sample_candidates
     from hf_icon2.distillation.cycle_recipe import CycleRecipe as CycleRecipe
     from hf_icon2.distillation.cyclealign import CycleAlign as CycleAlign
+    from hf_icon2.distillation.labelling import predict_labels as predict_labels
+    from hf_icon2.distillation.minds_mirror import MindsMirror as MindsMirror
+    from hf_icon2.distillation.mirror_recipe import MirrorRecipe as MirrorRecipe
     from hf_icon2.distillation.reasoning.answers import same_answer as same_answer
     from hf_icon2.distillation.reasoning.collection import collect_reasoning as collect_reasoning
     from hf_icon2.distillation.reasoning.reading import read_anli as read_anli

@@ -2,6 +2,7 @@
 
 import json
 import re
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -31,7 +32,7 @@ def test_help_shows_the_flags_of_one_method_only(given, capsys):
     assert ended.value.code == 0
     shown = set(re.findall(r"(?<=^  )--[\w.]+", capsys.readouterr().out, re.MULTILINE))
     name = given[1] if given else "pad"
-    kind = __import__(f"hf_icon2.commands.distill_{name}", fromlist=["RECIPE"]).RECIPE
+    kind = import_module(f"hf_icon2.commands.distill_{name.replace('-', '_')}").RECIPE
     assert shown == flags_of(kind) | {"--method", "--output", "--config"}
 
 
@@ -57,7 +58,7 @@ def test_a_flag_of_another_method_is_refused(arguments, tmp_path, capsys):
 def test_the_folder_of_another_method_is_left_alone(tmp_path, capsys):
     (tmp_path / "recipe.json").write_text(json.dumps(CycleRecipe().to_dict()))
     assert main(["distill", "--output", str(tmp_path)]) == 1
-    assert "go on with its own --method (pad, cyclealign)" in capsys.readouterr().err
+    assert "go on with its own --method (pad, cyclealign, minds-mirror)" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ METHODS = {
     "cyclealign": "cycles of a black box's rankings, with demonstrations from agreement",
     "minds-mirror": "reasoning and self-evaluation of a black box, in two stages",
 }
-"""Each a module `hf_icon2.commands.distill_<name>` with its RECIPE, that of the bundled student, `distil` and `measured`."""
+"""Each a module `hf_icon2.commands.distill_<name>` with RECIPE, TOY_RECIPE, `distil` and `measured`."""
 
 _DEFAULT = "pad"
 _RECIPES = Path(__file__).parents[1] / "recipes"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,15 +27,7 @@ if TYPE_CHECKING:
 Score = Callable[["PreTrainedModel", "PreTrainedTokenizerBase"], float | None]
 """How good a student is on validation questions; None where nothing can be said."""
 
-_CURVE = (
-    "loss",
-    "label_loss",
-    "rationale_loss",
-    "eval_loss",
-    "eval_label_loss",
-    "eval_rationale_loss",
-    "score",
-)
+_CURVE = [f"{mode}{name}loss" for mode in ("", "eval_") for name in ("", "label_", "rationale_")] + ["score"]
 
 
 def train_stage(
@@ -94,12 +86,18 @@ def train_stage(
     return {
         "steps": state.global_step,
         "best_step": state.best_global_step,
-        "curve": [
-            {"step": row["step"], **{key: row[key] for key in _CURVE if key in row}}
-            for row in state.log_history
-            if any(key in row for key in _CURVE)
-        ],
+        "curve": _curve(state.log_history),
     }
+
+
+def _curve(history: Sequence[Mapping[str, float]]) -> list[dict[str, float]]:
+    """What was measured at each step, once per step."""
+    steps: dict[float, dict[str, float]] = {}
+    for row in history:
+        found = {name: row[name] for name in _CURVE if name in row}
+        if found:
+            steps.setdefault(row["step"], {"step": row["step"]}).update(found)
+    return list(steps.values())
 
 
 def remove_checkpoints(target: Path) -> None:
