@@ -123,6 +123,7 @@ def test_the_training_script_runs_under_accelerate_launch(tiny_llama_dir, tmp_pa
         ("train_pad", False, "preference-aligned distillation"),
         ("train_pad", True, "preference-aligned distillation"),
         ("train_cyclealign", False, "(CycleAlign)"),
+        ("train_minds_mirror", False, "(Mind's Mirror)"),
     ],
 )
 def test_the_distillation_scripts_take_scores_or_a_teacher(
@@ -134,6 +135,8 @@ def test_the_distillation_scripts_take_scores_or_a_teacher(
             "responses": [
                 [{"role": "assistant", "content": f"{index} {word}"}] for word in ("a", "bc", "def")
             ],
+            "label": str(index),
+            "rationale": f"It is called {index}.",
         }
         | ({} if teacher else {"scores": [0.1, -0.2, 0.3]})
         for index in range(6)

@@ -88,6 +88,8 @@ class MindsMirrorTrainer(StudentTrainer):
         **kwargs: Any,
     ) -> None:
         args = MindsMirrorConfig("minds-mirror") if args is None else args
+        if not isinstance(args, MindsMirrorConfig):
+            raise TypeError(f"args is a {type(args).__name__}; MindsMirrorTrainer takes a MindsMirrorConfig")
         set_seed(args.seed)  # before an adapter draws its weights
         tokenizer = processing_class or tokenizer_of(model, "model", "processing_class")
         student = loaded(model, args.model_init_kwargs)
@@ -99,16 +101,17 @@ class MindsMirrorTrainer(StudentTrainer):
         self._student = student  # as it is below adapters and wrappers
         train = self._prepared(args, tokenizer, train_dataset, "train_dataset")
 
-        def prepare(dataset: Dataset, name: str) -> Dataset:
+        def prepare_held_out(dataset: Dataset, name: str) -> Dataset:
             rows = self._prepared(args, tokenizer, dataset, name)
             warn_of_shared_prompts(train, rows, next(iter(self.weights)), name)
             return rows
 
+        self.prepare_held_out = prepare_held_out
         super().__init__(  # type: ignore[no-untyped-call]
             model=adapted(student, peft_config, args),
             args=args,
             train_dataset=train,
-            eval_dataset=prepared_eval(prepare, eval_dataset),
+            eval_dataset=prepared_eval(prepare_held_out, eval_dataset),
             processing_class=tokenizer,
             data_collator=ReasoningCollator(
                 list(self.weights), pad_id(tokenizer), encoder_decoder=self._is_encoder_decoder

@@ -78,6 +78,7 @@ class RankedTrainer(StudentTrainer):
             rows = prepare(dataset, name)
             return rows if args.group_size is None else split_into_groups(rows, args.group_size)
 
+        self.prepare_held_out = prepare_held_out
         fuse_head(student)
         collator = RankedCollator(
             pad_id(tokenizer),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from datasets import Dataset
 from torch import Tensor
@@ -79,6 +79,7 @@ def prepare_reasoning(
     rows = dataset.map(
         encode, with_indices=True, remove_columns=dataset.column_names, desc=f"Tokenizing {name}"
     )
+    _warn_of_unknown_tokens(rows, name, tokenizer, prefixes)
     return leave_out_cut(
         rows,
         name,
@@ -150,6 +151,25 @@ def _check(dataset: Dataset, name: str, prefixes: Mapping[str, str]) -> None:
             f"{name} lacks the column(s) {', '.join(sorted(missing))}; it has {', '.join(dataset.column_names)}"
             f"{hint.get(only, '')}"
         )
+
+
+def _warn_of_unknown_tokens(
+    rows: Dataset, name: str, tokenizer: PreTrainedTokenizerBase, columns: Iterable[str]
+) -> None:
+    """T5's vocabulary has no `<`, `{` or `^`, for example."""
+    unknown = tokenizer.unk_token_id
+    if unknown is None or unknown == tokenizer.eos_token_id:
+        return
+    for column in columns:
+        found = [
+            row for row, ids in zip(rows["row"], rows[f"{column}_target_ids"], strict=True) if unknown in ids
+        ]
+        if found:
+            logger.warning(
+                "%d of %d rows of %s have a %s with characters that the tokenizer does not know (the first is row %d); "
+                "the student learns to write %s for them",
+                *(len(found), len(rows), name, column, found[0], tokenizer.unk_token),
+            )
 
 
 def _target(row: Row, column: str) -> str:

@@ -20,6 +20,9 @@ class StudentTrainer(CardMixin):
     loss_is_scaled_for_ga: bool | None = True  # type: ignore[assignment]  # TRL's is None, of no type
     model: nn.Module
 
+    prepare_held_out: Callable[[Dataset, str], Dataset]
+    """Tokenizes rows to evaluate on, given with the name of their argument."""
+
     @abstractmethod
     def _figures(self, mode: str) -> dict[str, float]:
         """What was noted since the last log in `mode`, "train" or "eval"; forgets it."""
@@ -36,6 +39,18 @@ class StudentTrainer(CardMixin):
         with torch.no_grad(), self.compute_loss_context_manager():
             loss: Tensor = self.compute_loss(model, inputs)  # type: ignore[assignment]  # not asked for outputs
         return loss, None, None
+
+    def evaluate(
+        self,
+        eval_dataset: Any = None,  # noqa: ANN401 - Trainer's is wider than what it documents
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> dict[str, float]:
+        """As `Trainer.evaluate`, also on rows as they are given to the constructor."""
+        if isinstance(eval_dataset, Dataset) and "prompt" in eval_dataset.column_names:
+            eval_dataset = self.prepare_held_out(eval_dataset, "eval_dataset")
+        self._figures("eval")  # what a `predict` noted, or an evaluation that was interrupted
+        return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds what was noted since the last log."""
