@@ -12,6 +12,16 @@ from urllib.error import HTTPError
 
 import pytest
 
+from hf_icon2 import ChatClient
+from hf_icon2.distillation.reasoning.collection import collect_reasoning
+from hf_icon2.distillation.reasoning.parsing import parse_chain, parse_evaluation
+from hf_icon2.distillation.reasoning.records import Chain, Question
+from hf_icon2.distillation.reasoning.wording import (
+    chain_evaluation_prompt,
+    chain_prompt,
+    chain_reply,
+    evaluation_reply,
+)
 from hf_icon2.judges.self_evaluation import VERDICTS
 from hf_icon2.toy.reasoner import ReasonerServer, ReasoningRule, read_prompt
 from hf_icon2.toy.reasoning import (
@@ -323,3 +333,86 @@ def test_the_command_refuses_settings_out_of_range(wrong):
 def test_the_teacher_loads_no_torch():
     code = "import sys, hf_icon2.toy.reasoner; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_what_the_collection_writes_the_toy_reads(seed):
+    """Random texts with every sort of line break, headings of the layout among them."""
+    rng = random.Random(seed)
+    pieces = [
+        "a",
+        " ",
+        "\n",
+        "\r\n",
+        "\x85",
+        "\u2028",
+        "| ",
+        "Question:",
+        "Rationale:",
+        "Answer:",
+        "Reasoning:",
+    ]
+    pieces += ["Evaluation:", "\nReasoning:\n", "\n\n", "é"]
+
+    def text():
+        return "x" + "".join(rng.choices(pieces, k=rng.randint(0, 12)))
+
+    def flat(lines):
+        return "\n".join(lines.splitlines())
+
+    question, chain = Question("1", text()), Chain(text(), text())
+    assert read_prompt(chain_prompt(question)) == (flat(question.text),)
+    assert read_prompt(chain_evaluation_prompt(question, chain)) == tuple(
+        map(flat, (question.text, chain.rationale, chain.label))
+    )
+
+
+def test_its_replies_have_the_forms_that_the_collection_reads():
+    rule = ReasoningRule(error=0.3, malformed=0, evaluation_error=0.3)
+    for problem in sums("train", 50):
+        question = Question("1", problem.text)
+        for seed in range(4):
+            reply = rule.chain(problem.text, seed)
+            chain = parse_chain(reply, question)
+            assert reply == chain_reply(chain)
+            reply = rule.evaluation(problem.text, chain.rationale, chain.label, seed)
+            judged = parse_evaluation(reply)
+            assert reply == evaluation_reply(judged.text, judged.verdict)
+            assert judged.text.endswith(f"the answer is {judged.verdict} .")
+
+
+def test_malformed_replies_are_all_dropped_by_the_collection():
+    rule, question = (
+        ReasoningRule(error=0, unfinished=0, malformed=1, evaluation_error=0),
+        Question("1", THREE.text),
+    )
+    replies = {rule.chain(THREE.text, seed) for seed in range(99)}
+    assert len(replies) > 4
+    for reply in replies:
+        with pytest.raises(ValueError, match="the reply"):
+            parse_chain(reply, question)
+    for reply in {rule.evaluation(THREE.text, "3 plus 4 is 7 .", "7", seed) for seed in range(99)}:
+        with pytest.raises(ValueError, match="the reply"):
+            parse_evaluation(reply)
+
+
+def test_a_collection_from_the_teacher_has_the_errors_that_it_is_told():
+    """Over HTTP: the report's figures are the rule's chances, its rows what the rule says to each seed."""
+    rule = ReasoningRule(error=0.2, unfinished=0.1, malformed=0.05, evaluation_error=0.15)
+    problems = sums("train", 60)
+    questions = [Question(str(n), one.text, str(one.result)) for n, one in enumerate(problems)]
+    with ReasonerServer(rule) as server:
+        found = collect_reasoning(
+            ChatClient(server.endpoint), questions, chains=5, evaluations=1, progress=False
+        )
+        chains, judged = found.report["chains"], found.report["evaluations"]
+        assert (server.answered, server.refused) == (chains["asked"] + judged["asked"], 0)
+    assert within(chains["asked"] - chains["kept"], 300, 0.05)
+    assert within(sum(row["label"] == row["answer"] for row in found.chains), 300, 0.65)
+    assert within(judged["asked"] - judged["kept"], judged["asked"], 0.05)
+    by_id = {question.id: problem for question, problem in zip(questions, problems, strict=True)}
+    true = [evaluation(by_id[row["id"]], row["rationale"], row["label"])[1] for row in found.evaluations]
+    wrong = sum(verdict != row["verdict"] for verdict, row in zip(true, found.evaluations, strict=True))
+    assert within(wrong, judged["kept"], 0.15 / 0.95)
+    ways = Counter(row["id"] for row in {(r["id"], r["rationale"]): r for r in found.chains}.values())
+    assert sum(ways.values()) / len(ways) > 2.5
