@@ -343,13 +343,27 @@ def test_another_seed_is_another_draw():
     with FaultyServer(adds) as server:
         client = ChatClient(server.url)
         for seed in (0, 0, 1, 2**40):
-            collect_reasoning(client, questions(1), chains=2, evaluations=2, seed=seed, progress=False)
+            collect_reasoning(client, iter(questions(1)), chains=2, evaluations=2, seed=seed, progress=False)
     assert len(server.seen) == 3 * 6
     seeds = [seen.payload["seed"] for seen in server.seen]
     assert all(0 <= seed < 2**31 for seed in seeds)
     assert (
         len(set(seeds)) == 3 * 4
     )  # chains have 0 and 1, evaluations 0, 1, 1000 and 1001, from where the seed begins
+
+
+def test_without_a_seed_every_chain_and_evaluation_is_asked_all_the_same():
+    drawn = iter(range(100))
+
+    def answer(payload):
+        return adds(payload | {"seed": next(drawn)})
+
+    with FaultyServer(answer) as server:
+        found = collect_reasoning(
+            ChatClient(server.url), questions(2), chains=2, evaluations=2, seed=None, progress=False
+        )
+    assert len(server.seen) == 2 * 2 * 3 and all(seen.payload.get("seed") is None for seen in server.seen)
+    assert len(set(found.chains["rationale"])) == 4
 
 
 def test_a_collection_killed_with_no_chance_to_say_goodbye_goes_on_where_it_was(tmp_path):

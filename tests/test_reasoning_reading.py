@@ -126,7 +126,7 @@ def test_a_split_of_datasets_is_read_like_a_list():
     rows = Dataset.from_list([ANLI_ROW], features)
     assert read_anli(rows) == read_anli([ANLI_ROW])
     with pytest.raises(
-        TypeError, match="ANLI is read from a list of rows, got DatasetDict; of a DatasetDict"
+        TypeError, match="ANLI is read from a list of rows, got DatasetDict; read a file before, of a"
     ):
         read_anli(DatasetDict({"train": rows}))
 
@@ -306,6 +306,11 @@ def test_a_split_has_the_sizes_asked_for_and_loses_nothing():
     assert [len(split) for split in splits] == [140, 20, 40]
     assert sorted((one for split in splits for one in split), key=lambda one: int(one.id)) == numbered(200)
     assert [int(one.id) for one in splits.train] == sorted(int(one.id) for one in splits.train)
+
+
+def test_questions_may_come_one_by_one():
+    assert split_questions(iter(numbered(20)), 0.2, 0.2) == split_questions(numbered(20), 0.2, 0.2)
+    assert [len(split) for split in split_questions(iter(numbered(20)), 0.2, 0.2)] == [12, 4, 4]
 
 
 def test_a_split_follows_from_the_seed_and_not_from_the_order():

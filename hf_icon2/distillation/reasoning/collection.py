@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -58,13 +58,13 @@ class Collection:
 
 def collect_reasoning(
     chat: Chat,
-    questions: Sequence[Question],
+    questions: Iterable[Question],
     *,
     chains: int = 5,
     evaluations: int = 5,
     temperature: float = 0.7,
     max_tokens: int = 512,
-    seed: int = 0,
+    seed: int | None = 0,
     system: str | None = None,
     progress: bool = True,
 ) -> Collection:
@@ -82,7 +82,7 @@ def collect_reasoning(
         evaluations: Per chain, 0 to 1,000.
         temperature: Of the sampling; above 0 where more than one of a kind is asked for. The paper's is unknown.
         max_tokens: Longest reply; models that think before they reply need more.
-        seed: Of the sampling, for endpoints that heed one.
+        seed: Of the sampling, for endpoints that heed one; None sends none, for those that refuse it.
         system: System prompt, or None.
         progress: Whether to show progress bars.
 
@@ -91,6 +91,7 @@ def collect_reasoning(
         TypeError: If questions are something else.
         ValueError: If an argument is not allowed, or no chain of thought can be read.
     """
+    questions = list(questions)
     by_id = _by_id(questions)
     _check(chains, evaluations, temperature)
     teacher = _Teacher(chat, temperature, max_tokens, seed, system, progress)
@@ -153,7 +154,7 @@ class _Teacher:
     chat: Chat
     temperature: float
     max_tokens: int
-    seed: int
+    seed: int | None
     system: str | None
     progress: bool
 
@@ -189,7 +190,7 @@ class _Teacher:
             (*system, {"role": "user", "content": prompt}),
             max_tokens=self.max_tokens,
             temperature=self.temperature,
-            seed=(self.seed * _SEED_STEP + repeat) % _SEEDS,
+            seed=None if self.seed is None else (self.seed * _SEED_STEP + repeat) % _SEEDS,
             repeat=repeat,
         )
 

@@ -73,7 +73,8 @@ def read_anli(rows: Iterable[Row]) -> list[Question]:
 def _questions(name: str, rows: Iterable[Row], read: Callable[[Row, str], Question]) -> list[Question]:
     if isinstance(rows, (Mapping, str)):
         raise TypeError(
-            f"{name} is read from a list of rows, got {type(rows).__name__}; of a DatasetDict pass one split"
+            f"{name} is read from a list of rows, got {type(rows).__name__}; read a file before, of a DatasetDict "
+            "pass one split"
         )
     found = []
     for number, row in enumerate(rows):
@@ -141,8 +142,8 @@ def _anli(row: Row, default: str) -> Question:
         raise ValueError(
             f"its label is {shortened(label)}; allowed: 0, 1, 2, {', '.join(CLASSES)}; -1 if unknown"
         )
-    if isinstance(label, int):
-        label = None if label < 0 else CLASSES[label]
+    if label is not None and not isinstance(label, str):
+        label = None if label < 0 else CLASSES[int(label)]
     text = f"Premise: {_text(row, 'premise')}\nHypothesis: {_text(row, 'hypothesis')}"
     return Question(_key(row, "uid", default), text, label, task="anli")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from hf_icon2.distillation.reasoning.records import Question
@@ -19,7 +19,7 @@ class QuestionSplits(NamedTuple):
 
 
 def split_questions(
-    questions: Sequence[Question], validation: float = 0.1, test: float = 0.0, seed: int = 0
+    questions: Iterable[Question], validation: float = 0.1, test: float = 0.0, seed: int = 0
 ) -> QuestionSplits:
     """Splits questions at random.
 
@@ -42,6 +42,7 @@ def split_questions(
         raise ValueError(
             f"validation={validation} and test={test} are not allowed; give shares of 0 or more, together below 1"
         )
+    questions = list(questions)
     texts = sorted({_plain(one.text) for one in questions}, key=lambda text: _draw(seed, text))
     sizes = [max(1, round(share * len(texts))) if share else 0 for share in (validation, test)]
     if sum(sizes) >= len(texts):
