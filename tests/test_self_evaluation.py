@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 from datasets import Dataset
+from peft import LoraConfig, get_peft_model
 from transformers import T5Config, T5ForConditionalGeneration
 
 from hf_icon2 import PADConfig, PADTrainer, tune
@@ -143,6 +144,42 @@ def test_a_model_that_does_not_say_verdicts_is_reported(tiny_llama, tiny_tokeniz
     (found,) = SelfEvaluator(tiny_llama, tiny_tokenizer).evaluate(ITEMS[:1])
     assert found.mass < 0.1
     assert "1 of 1 verdicts are guesses" in caplog.text
+
+
+def test_a_model_in_training_mode_is_judged_without_dropout_and_left_in_training(tiny_t5, tiny_tokenizer):
+    model = copy.deepcopy(tiny_t5).train()
+    model.encoder.eval()
+    found = SelfEvaluator(model, tiny_tokenizer).evaluate(ITEMS)
+    assert found == SelfEvaluator(tiny_t5, tiny_tokenizer).evaluate(ITEMS)
+    assert model.decoder.training and not model.encoder.training
+
+
+def test_a_broken_model_has_no_verdict(tiny_llama, tiny_tokenizer):
+    model = copy.deepcopy(tiny_llama)
+    model.model.norm.weight.data[0] = math.nan
+    with pytest.raises(ValueError, match="correct, wrong, uncertain are .*nan.* weights are broken"):
+        SelfEvaluator(model, tiny_tokenizer).evaluate(ITEMS[:1])
+
+
+def test_an_empty_question_is_an_error_and_no_bad_answer(tiny_llama, tiny_tokenizer):
+    with pytest.raises(ValueError, match="an instruction is empty"):
+        SelfEvaluator(tiny_llama, tiny_tokenizer)([""], ["A. The answer is 7."])
+
+
+@pytest.mark.parametrize("kind", ["llama", "t5"])
+def test_an_adapter_is_judged_like_the_model_it_is_merged_into(kind, tiny_llama, tiny_t5, tiny_tokenizer):
+    model = copy.deepcopy(tiny_llama if kind == "llama" else tiny_t5)
+    config = LoraConfig(r=2, target_modules=["q_proj", "v_proj"] if kind == "llama" else ["q", "v"])
+    adapted = get_peft_model(model, config).eval()
+    for name, value in adapted.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(value, std=0.3)
+    found = SelfEvaluator(adapted, tiny_tokenizer).evaluate(ITEMS)
+    merged = SelfEvaluator(adapted.merge_and_unload(), tiny_tokenizer).evaluate(ITEMS)
+    plain = SelfEvaluator(tiny_llama if kind == "llama" else tiny_t5, tiny_tokenizer).evaluate(ITEMS)
+    for first, second, third in zip(found, merged, plain, strict=True):
+        assert first.probabilities == pytest.approx(second.probabilities, rel=1e-2)
+        assert first.probabilities != pytest.approx(third.probabilities, rel=1e-1)
 
 
 QUESTIONS = ["What is 3 plus 4?", "What is 2 plus 5?"]

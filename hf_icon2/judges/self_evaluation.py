@@ -111,7 +111,7 @@ def self_evaluate(
     """How likely a model finds each verdict on an answer; many are judged faster by `SelfEvaluator`.
 
     Args:
-        model: Causal LM or encoder-decoder model in eval mode, trained to judge (`MindsMirrorTrainer`).
+        model: Causal LM or encoder-decoder model, trained to judge (`MindsMirrorTrainer`).
         tokenizer: Its tokenizer.
         question: What was asked.
         rationale: The reasoning, without the answer.
@@ -132,7 +132,7 @@ class SelfEvaluator:
     """Judges many answers; see `self_evaluate` for what is not said here.
 
     Args:
-        model: Causal LM or encoder-decoder model in eval mode.
+        model: Causal LM or encoder-decoder model.
         tokenizer: Its tokenizer.
         shows: What the model was shown in training.
         label_prefix: What was put before the prompt in training.
@@ -158,13 +158,19 @@ class SelfEvaluator:
         Args:
             answers: What is judged.
             progress: Name of the progress bar; None shows none.
+
+        Raises:
+            ValueError: If the model's logits are not numbers.
         """
+        from hf_icon2.blocks.reading import evaluating
+
         found: list[SelfEvaluation] = []
         with tqdm(desc=progress, total=len(answers), disable=progress is None) as bar:
             for start in range(0, len(answers), self.batch_size):
                 part = [Reasoned(*item) for item in answers[start : start + self.batch_size]]
                 prompts = [self.label_prefix + self.wording(*item, shows=self.shows) for item in part]
-                found += map(_evaluation, self._log_probs(prompts))
+                with evaluating(self.model):
+                    found += map(_evaluation, self._log_probs(prompts))
                 bar.update(len(part))
         _warn_of_guesses(found)
         return found
@@ -227,8 +233,9 @@ class SelfEvaluator:
         ]
 
     def _reasoned(self, prompt: Instruction, answer: str) -> Reasoned | None:
+        question = question_text(prompt)
         try:
-            return Reasoned(question_text(prompt), *self.read(answer))
+            return Reasoned(question, *self.read(answer))
         except ValueError:
             return None
 
@@ -254,6 +261,11 @@ class SelfEvaluator:
 
 def _evaluation(log_probs: Sequence[float]) -> SelfEvaluation:
     """Of the three verdicts' log-probabilities."""
+    if not all(map(math.isfinite, log_probs)):
+        raise ValueError(
+            f"the log-probabilities of {', '.join(VERDICTS)} are {list(log_probs)}; the model's weights are broken, or "
+            "its precision is too low (try float32)"
+        )
     most = max(log_probs)
     total = sum(math.exp(value - most) for value in log_probs)
     probabilities = {
