@@ -21,12 +21,14 @@ import datasets  # noqa: E402, F401
 import trl  # noqa: E402
 
 import hf_icon2.distillation.cyclealign  # noqa: E402
+import hf_icon2.distillation.minds_mirror  # noqa: E402
 import hf_icon2.judges.chat.client  # noqa: E402
 import hf_icon2.judges.ranking  # noqa: E402
 import hf_icon2.pipeline.run  # noqa: E402
 import hf_icon2.pipeline.training  # noqa: E402
 import hf_icon2.trainers.cyclealign  # noqa: E402
-import hf_icon2.trainers.dpo  # noqa: E402, F401
+import hf_icon2.trainers.dpo  # noqa: E402
+import hf_icon2.trainers.minds_mirror  # noqa: E402, F401
 from hf_icon2.cli import main  # noqa: E402
 
 assert trl.DPOTrainer

@@ -46,7 +46,7 @@ def measured(recipe: MirrorRecipe, student: Path) -> str:
     from hf_icon2.loading import load_model, load_tokenizer
     from hf_icon2.toy import student_path
 
-    held_out = held_out_sums(recipe)
+    held_out = held_out_sums(recipe, HELD_OUT_SUMS)
     before, after = (
         held_out.figures(load_model(path), load_tokenizer(path)) for path in (student_path(), str(student))
     )
@@ -56,7 +56,7 @@ def measured(recipe: MirrorRecipe, student: Path) -> str:
     return f"{told}{old:.3f} before, {new:.3f} after"
 
 
-def held_out_sums(recipe: MirrorRecipe, number: int = HELD_OUT_SUMS) -> Examination:
+def held_out_sums(recipe: MirrorRecipe, number: int) -> Examination:
     """Sums that no model was trained on: each with a right, a wrong and an unfinished rationale, and true verdicts.
 
     Args:
