@@ -9,6 +9,7 @@ import torch
 from datasets import Dataset
 from huggingface_hub import ModelCard
 from peft import LoraConfig
+from training import settings_for
 
 from hf_icon2 import CycleAlignConfig, CycleAlignTrainer
 from hf_icon2.toy import grade, instructions, load_student
@@ -34,20 +35,9 @@ def rows(count=4):
 
 
 def trainer(model, tokenizer, folder, data=None, *, eval_dataset=None, peft_config=None, **changes):
-    settings = {
-        "use_cpu": True,
-        "report_to": "none",
-        "learning_rate": 1e-3,
-        "lr_scheduler_type": "constant",
-        "warmup_steps": 0,
-        "logging_steps": 1,
-        "save_strategy": "no",
-        "per_device_train_batch_size": 2,
-        "disable_tqdm": True,
-    }
     return CycleAlignTrainer(
         copy.deepcopy(model),
-        args=CycleAlignConfig(str(folder), **settings | changes),
+        args=CycleAlignConfig(**settings_for(folder, **changes)),
         train_dataset=rows() if data is None else data,
         eval_dataset=eval_dataset,
         processing_class=tokenizer,

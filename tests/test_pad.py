@@ -9,6 +9,7 @@ import torch
 from datasets import Dataset
 from huggingface_hub import ModelCard
 from peft import LoraConfig
+from training import settings_for
 
 from hf_icon2.trainers.pad import PADConfig, PADTrainer
 from hf_icon2.trainers.rankings import kendall_tau, list_mle, preference_divergence
@@ -40,21 +41,6 @@ def rows(count=6, responses=4):
     )
 
 
-def config(folder, **changes):
-    settings = {
-        "use_cpu": True,
-        "report_to": "none",
-        "learning_rate": 1e-3,
-        "lr_scheduler_type": "constant",
-        "warmup_steps": 0,
-        "logging_steps": 1,
-        "save_strategy": "no",
-        "per_device_train_batch_size": 2,
-        "disable_tqdm": True,
-    }
-    return PADConfig(str(folder), **settings | changes)
-
-
 def trainer(model, tokenizer, folder, data=None, **changes):
     kwargs = {
         name: changes.pop(name)
@@ -63,7 +49,7 @@ def trainer(model, tokenizer, folder, data=None, **changes):
     }
     return PADTrainer(
         copy.deepcopy(model),
-        args=config(folder, **changes),
+        args=PADConfig(**settings_for(folder, **changes)),
         train_dataset=rows() if data is None else data,
         processing_class=tokenizer,
         **kwargs,
@@ -335,9 +321,12 @@ def test_each_of_several_evaluation_sets_has_its_own_metrics(tiny_llama, tiny_to
     parts = {"one": rows(3), "two": rows(5).select([3, 4])}
     together = trainer(tiny_llama, tiny_tokenizer, tmp_path, eval_dataset=parts).evaluate()
     for name, part in parts.items():
-        alone = trainer(tiny_llama, tiny_tokenizer, tmp_path, eval_dataset=part).evaluate()
+        run = trainer(tiny_llama, tiny_tokenizer, tmp_path, eval_dataset=part)
+        alone = run.evaluate()
+        given = run.evaluate(part)
         for metric in ("loss", "kendall_tau", "best_agrees", "mean_logp"):
             assert together[f"eval_{name}_{metric}"] == pytest.approx(alone[f"eval_{metric}"])
+            assert given[f"eval_{metric}"] == alone[f"eval_{metric}"]
 
 
 def test_what_is_logged_can_be_written_as_json(tiny_llama, tiny_tokenizer, tmp_path):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from accelerate.utils import is_peft_model
 from torch import nn
@@ -22,6 +22,11 @@ def adapted(model: PreTrainedModel, config: PeftConfig | None, args: TrainingArg
     if is_peft_model(student) and args.gradient_checkpointing:
         student.enable_input_require_grads()  # type: ignore[operator]
     return student
+
+
+def below_adapter(model: Any) -> Any:  # noqa: ANN401 - a model or an adapter around one
+    """The model itself, without a PEFT wrapper."""
+    return model.get_base_model() if is_peft_model(model) else model
 
 
 def lora_config(rank: int) -> LoraConfig:

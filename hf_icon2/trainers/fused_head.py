@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
 
 import trl.trainer.utils as trl_utils
-from accelerate.utils import is_peft_model
 from torch import Tensor, nn
 from trl.trainer.utils import add_fused_lm_head
+
+from hf_icon2.trainers.adapters import below_adapter
 
 _VOCABULARY_TILE = 4096
 """TRL projects 4,096 tokens onto 32,768 words at a time, 512 MB in float32; this is an eighth of it, 64 MB."""
@@ -17,8 +17,7 @@ _VOCABULARY_TILE = 4096
 
 def fuse_head(model: nn.Module) -> None:
     """Lets a model, or the one inside a PEFT wrapper, return log-probabilities in the place of logits."""
-    inner: Any = model
-    add_fused_lm_head(inner.get_base_model() if is_peft_model(model) else inner)
+    add_fused_lm_head(below_adapter(model))
 
 
 def mean_log_probs(model: nn.Module, batch: Mapping[str, Tensor], prefix: str = "") -> Tensor:

@@ -14,7 +14,7 @@ from torch.nn import functional
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback, set_seed
 
 from hf_icon2.cards import distilled_model_card
-from hf_icon2.trainers.adapters import adapted
+from hf_icon2.trainers.adapters import adapted, below_adapter
 from hf_icon2.trainers.minds_mirror_config import MindsMirrorConfig
 from hf_icon2.trainers.reasoning_rows import ReasoningCollator, prepare_reasoning, warn_of_shared_prompts
 from hf_icon2.trainers.sources import loaded, pad_id, tokenizer_of
@@ -98,7 +98,7 @@ class MindsMirrorTrainer(StudentTrainer):
             for task, weight in (("label", args.alpha), ("rationale", 1 - args.alpha))
             if weight > 0
         }
-        self._student = student  # as it is below adapters and wrappers
+        self._student = below_adapter(student)
         train = self._prepared(args, tokenizer, train_dataset, "train_dataset")
 
         def prepare_held_out(dataset: Dataset, name: str) -> Dataset:
@@ -119,7 +119,7 @@ class MindsMirrorTrainer(StudentTrainer):
             callbacks=list(callbacks),
             **kwargs,
         )
-        self._noted: dict[tuple[str, str], list[Tensor]] = defaultdict(list)
+        self._noted: dict[tuple[str, str], Tensor] = defaultdict(lambda: torch.zeros(4, dtype=torch.float64))
         self.model.add_model_tags(self._tag_names)  # type: ignore[operator]
 
     def compute_loss(
@@ -170,7 +170,7 @@ class MindsMirrorTrainer(StudentTrainer):
         read = {name: batch[name] for name in ("input_ids", "attention_mask")}
         labels = batch["labels"]
         if self._is_encoder_decoder:
-            shifted = self._student.prepare_decoder_input_ids_from_labels(labels)  # type: ignore[operator]
+            shifted = self._student.prepare_decoder_input_ids_from_labels(labels)
             return cast(Tensor, model(**read, decoder_input_ids=shifted).logits)
         width = labels.shape[1] + 1  # the column before each label predicts it
         if "logits_to_keep" in signature(self._student.forward).parameters:
@@ -178,20 +178,20 @@ class MindsMirrorTrainer(StudentTrainer):
         return cast(Tensor, model(**read).logits[:, -width:-1])
 
     def _note(self, task: str, losses: Tensor, logits: Tensor, labels: Tensor) -> None:
-        """Keeps loss, tokens and whether all are the likeliest, (B, 3)."""
+        """Adds up loss, tokens, rows whose tokens are all the likeliest, and rows."""
         right = ((logits.argmax(-1) == labels) | (labels == -100)).all(1)
-        noted = torch.stack([losses.sum(1), (labels != -100).sum(1), right], dim=1)
+        noted = torch.stack([losses.sum(1), (labels != -100).sum(1), right, torch.ones_like(right)], dim=1)
         mode = "train" if self.model.training else "eval"
-        self._noted[mode, task].append(self._of_all_processes(noted))
+        self._noted[mode, task] += self._of_all_processes(noted).cpu().double().sum(0)
 
     def _figures(self, mode: str) -> dict[str, float]:
         figures = {}
         for task in self.weights:
-            if noted := self._noted.pop((mode, task), []):
-                loss, tokens, right = torch.cat(noted).cpu().double().mean(0).tolist()
+            loss, tokens, right, rows = self._noted.pop((mode, task), torch.zeros(4)).tolist()
+            if rows:
                 figures[f"{task}_loss"] = loss / tokens
                 if task == "label":
-                    figures["label_accuracy"] = right
+                    figures["label_accuracy"] = right / rows
         if mode == "eval" and figures:  # Trainer's is a mean over batches, whatever their tokens
             figures["loss"] = sum(weight * figures[f"{task}_loss"] for task, weight in self.weights.items())
         return figures
