@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from hf_icon2.likelihood import continuation_log_probs, next_token_log_probs
+from hf_icon2.likelihood import continuation_log_probs, next_token_log_probs, response_log_probs
 
 
 def ids(*lengths, seed=0):
@@ -48,3 +48,16 @@ def test_many_rows_are_read_in_parts(tiny_llama, monkeypatch):
     monkeypatch.setattr("hf_icon2.likelihood._LOGITS_PER_PASS", 320 * 6 * 2)  # two rows of six columns
     for one, other in zip(continuation_log_probs(tiny_llama, prompt, continuations), whole, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("model_type", ["llama", "gemma2", "gpt2"])
+def test_responses_to_different_prompts_equal_one_plain_pass_each(tiny_model, model_type, monkeypatch):
+    model = tiny_model(model_type)
+    start, *ends = ids(5, 4, 9, 1)
+    prompts, responses = [start + end for end in ends], ids(3, 1, 8, seed=1)
+    monkeypatch.setattr("hf_icon2.likelihood._LOGITS_PER_PASS", 320 * 13 * 2)  # two rows at a time
+    found = response_log_probs(model, prompts, responses)
+    for prompt, response, values in zip(prompts, responses, found, strict=True):
+        scores = plain(model, prompt + response)[len(prompt) - 1 : -1]
+        expected = scores.gather(1, torch.tensor(response)[:, None])[:, 0]
+        torch.testing.assert_close(values, expected, rtol=1e-4, atol=1e-4)
