@@ -352,8 +352,8 @@ def test_a_wrapped_student_and_virtual_tokens_learn_too(kind, tiny_llama, tiny_t
 @pytest.mark.parametrize("kind", ["t5", "llama"])
 def test_an_adapter_is_trained_in_the_place_of_the_weights(kind, tiny_llama, tiny_tokenizer, tmp_path):
     student = (tiny_t5() if kind == "t5" else tiny_llama), tiny_tokenizer
-    modules, task = (["q", "v"], "SEQ_2_SEQ_LM") if kind == "t5" else (["q_proj", "v_proj"], "CAUSAL_LM")
-    adapter = LoraConfig(r=4, target_modules=modules, task_type=task)
+    modules = ["q", "v"] if kind == "t5" else ["q_proj", "v_proj"]
+    adapter = LoraConfig(r=4, target_modules=modules, task_type="CAUSAL_LM")  # TRL's default, right or not
     run = trainer(student, tmp_path, peft_config=adapter, max_steps=2, gradient_checkpointing=True)
     first = run.compute_loss(run.model, batch_of(run))
     with torch.no_grad():
@@ -363,6 +363,9 @@ def test_an_adapter_is_trained_in_the_place_of_the_weights(kind, tiny_llama, tin
     moved = {name for name, value in run.model.named_parameters() if not torch.equal(value, before[name])}
     assert moved
     assert all("lora" in name for name in moved)
+    run.save_model()
+    saved = json.loads((tmp_path / "adapter_config.json").read_text())
+    assert saved["task_type"] == ("SEQ_2_SEQ_LM" if kind == "t5" else "CAUSAL_LM")
 
 
 def test_a_training_taken_up_again_ends_with_the_same_weights(tiny_tokenizer, tmp_path):
@@ -524,5 +527,6 @@ def test_the_card_says_what_was_trained_how(tiny_llama, tiny_tokenizer, tmp_path
     )
     assert "4 rows of a prompt with its label and rationale, of [me/reasoning]" in text
     assert "| alpha | 0.25 |" in text
+    assert "| prefix of labels | 'predict: ' |" in text
     assert "| longest prompt, target | 1024 tokens, 256 tokens |" in text
     assert "2024.naacl-long.376" in text

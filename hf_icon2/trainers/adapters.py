@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from accelerate.utils import is_peft_model
@@ -16,8 +17,11 @@ def adapted(model: PreTrainedModel, config: PeftConfig | None, args: TrainingArg
     """The model with an adapter around it if one is configured, ready for what `args` asks."""
     student: nn.Module = model
     if config is not None:
-        from peft import get_peft_model
+        from peft import TaskType, get_peft_model
 
+        if model.config.is_encoder_decoder and config.task_type == TaskType.CAUSAL_LM:
+            # TRL's default. Who loads the saved adapter would get a class that cannot hold the model.
+            config = replace(config, task_type=TaskType.SEQ_2_SEQ_LM)
         student = get_peft_model(model, config)
     if is_peft_model(student) and args.gradient_checkpointing:
         student.enable_input_require_grads()  # type: ignore[operator]

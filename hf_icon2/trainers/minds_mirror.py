@@ -208,8 +208,8 @@ class MindsMirrorTrainer(StudentTrainer):
             teacher=None,
             settings={
                 "alpha": args.alpha,
-                "prefix of labels": args.label_prefix,
-                "prefix of rationales": args.rationale_prefix,
+                "prefix of labels": repr(args.label_prefix),
+                "prefix of rationales": repr(args.rationale_prefix),
                 "longest prompt, target": ", ".join("any" if n is None else f"{n} tokens" for n in lengths),
                 **self._training_settings(),
             },
