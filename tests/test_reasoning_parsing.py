@@ -8,13 +8,14 @@ import pytest
 
 from hf_icon2 import Question
 from hf_icon2.distillation.reasoning.parsing import parse_chain, parse_evaluation
-from hf_icon2.distillation.reasoning.records import VERDICTS, Chain, Evaluation
+from hf_icon2.distillation.reasoning.records import Chain, Evaluation
 from hf_icon2.distillation.reasoning.wording import (
     chain_evaluation_prompt,
     chain_prompt,
     chain_reply,
     evaluation_reply,
 )
+from hf_icon2.judges.verdicts import VERDICTS
 
 FREE = Question("0", "What is 3 plus 4?")
 EQUATION = Question("1", "Luke scored 84 points in 2 rounds. How many per round?", task="svamp")

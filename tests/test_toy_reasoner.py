@@ -22,7 +22,7 @@ from hf_icon2.distillation.reasoning.wording import (
     chain_reply,
     evaluation_reply,
 )
-from hf_icon2.judges.self_evaluation import VERDICTS
+from hf_icon2.judges.verdicts import VERDICTS
 from hf_icon2.toy.reasoner import ReasonerServer, ReasoningRule, read_prompt
 from hf_icon2.toy.reasoning import (
     LABEL_PREFIX,

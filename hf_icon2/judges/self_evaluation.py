@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 
 from hf_icon2.judges.chains import split_chain
 from hf_icon2.judges.judging import check_columns, rank_by_reward
-from hf_icon2.judges.verdicts import LEAST_MASS, Demonstration, Ranking
+from hf_icon2.judges.verdicts import LEAST_MASS, VERDICTS, Demonstration, Ranking, Verdict
 from hf_icon2.judges.wording import question_text
 from hf_icon2.prompts import Instruction, encode_exchange, encode_source, encode_target
 
@@ -26,9 +26,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 Shows = Literal["all", "rationale"]
-Verdict = Literal["correct", "wrong", "uncertain"]
-VERDICTS: tuple[Verdict, ...] = ("correct", "wrong", "uncertain")
-"""What may be said of an answer and its reasoning."""
 
 LABEL_PREFIX = "predict: "
 """Put before a prompt that asks for the label alone, as the paper's code does."""

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
+
+Verdict = Literal["correct", "wrong", "uncertain"]
+VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
+"""What may be said of an answer and its reasoning."""
 
 LEAST_MASS = 0.1
 """Probability of the two letters below which a judge is taken not to answer with them."""

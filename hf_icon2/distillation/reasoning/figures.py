@@ -8,7 +8,8 @@ from statistics import fmean
 from typing import Any
 
 from hf_icon2.distillation.reasoning.answers import answer_value, same_answer
-from hf_icon2.distillation.reasoning.records import VERDICTS, Question
+from hf_icon2.distillation.reasoning.records import Question
+from hf_icon2.judges.verdicts import VERDICTS
 
 Row = Mapping[str, Any]
 

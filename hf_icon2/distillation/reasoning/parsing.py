@@ -9,9 +9,10 @@ from __future__ import annotations
 import re
 
 from hf_icon2.distillation.reasoning.answers import written_answer
-from hf_icon2.distillation.reasoning.records import VERDICTS, Chain, Evaluation, Question, Verdict
+from hf_icon2.distillation.reasoning.records import Chain, Evaluation, Question
 from hf_icon2.distillation.reasoning.wording import EVALUATION
 from hf_icon2.judges.chains import says_something, split_chain, spoken
+from hf_icon2.judges.verdicts import VERDICTS, Verdict
 from hf_icon2.storage import shortened
 
 _MARKS = r"[\s*_`\"'.:]*"

@@ -10,7 +10,6 @@ from string import ascii_lowercase
 from typing import Any
 
 from hf_icon2.distillation.reasoning.answers import CLASSES, written_answer
-from hf_icon2.distillation.reasoning.answers import same_answer as same_answer
 from hf_icon2.distillation.reasoning.records import Question
 from hf_icon2.storage import shortened
 

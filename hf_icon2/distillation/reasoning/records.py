@@ -5,14 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from hf_icon2.judges.verdicts import Verdict
+
 Task = Literal["text", "svamp", "gsm8k", "cqa", "anli"]
 """Form of the answer: free text, an equation, a number, one of several choices, a class of inference."""
 
-Verdict = Literal["correct", "wrong", "uncertain"]
-"""What an evaluation says of an answer."""
-
 TASKS: tuple[Task, ...] = get_args(Task)
-VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,8 @@ last sentences are theirs. They evaluate the rationale with the answer it ends i
 
 from __future__ import annotations
 
-from hf_icon2.distillation.reasoning.records import VERDICTS, Chain, Question, Task, Verdict
+from hf_icon2.distillation.reasoning.records import Chain, Question, Task
+from hf_icon2.judges.verdicts import VERDICTS, Verdict
 
 ANSWER_IS = "The answer is"
 VERDICT_IS = "Evaluation result: the given answer is"
