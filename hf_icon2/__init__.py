@@ -50,6 +50,7 @@ _HOME = {
     "SelfEvaluator": "judges.self_evaluation",
     "collect_reasoning": "distillation.reasoning.collection",
     "evaluation_prompt": "judges.self_evaluation",
+    "answer_questions": "distillation.answering",
     "export_gguf": "interchange.gguf_files",
     "export_lm_eval": "interchange.lm_eval_file",
     "export_peft": "interchange.peft_adapter",
@@ -59,7 +60,6 @@ _HOME = {
     "import_gguf": "interchange.imported",
     "import_repeng": "interchange.imported",
     "make_steerable": "steering.generation",
-    "predict_labels": "distillation.labelling",
     "push_pairs_to_hub": "synthesis.publishing",
     "read_anli": "distillation.reasoning.reading",
     "read_cqa": "distillation.reasoning.reading",
@@ -85,10 +85,10 @@ if TYPE_CHECKING:
     from hf_icon2.directions.config import DirectionVectorConfig as DirectionVectorConfig
     from hf_icon2.directions.extraction import extract_directions as extract_directions
     from hf_icon2.directions.vectors import DirectionVectors as DirectionVectors
+    from hf_icon2.distillation.answering import answer_questions as answer_questions
     from hf_icon2.distillation.candidates import sample_candidates as sample_candidates
     from hf_icon2.distillation.cycle_recipe import CycleRecipe as CycleRecipe
     from hf_icon2.distillation.cyclealign import CycleAlign as CycleAlign
-    from hf_icon2.distillation.labelling import predict_labels as predict_labels
     from hf_icon2.distillation.minds_mirror import MindsMirror as MindsMirror
     from hf_icon2.distillation.mirror_recipe import MirrorRecipe as MirrorRecipe
     from hf_icon2.distillation.reasoning.answers import same_answer as same_answer

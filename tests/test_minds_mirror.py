@@ -1,6 +1,7 @@
 """Both stages of Mind's Mirror over real HTTP: figures by hand, who trains on what, kills at every file, other arms."""
 
 import json
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -12,7 +13,9 @@ from faulty_server import FaultyServer
 from safetensors.torch import load_file
 from transformers import PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration
 
-from hf_icon2 import ChatClient, MindsMirror, MirrorRecipe, predict_labels, same_answer
+from hf_icon2 import ChatClient, MindsMirror, MirrorRecipe, answer_questions, same_answer
+from hf_icon2.cli import main
+from hf_icon2.commands import distill_minds_mirror
 from hf_icon2.distillation.mirror_figures import recall_of_each
 from hf_icon2.distillation.mirror_recipe import Evaluation, Split, Teacher, Training
 from hf_icon2.distillation.mirror_rows import epochs_over_rows, reasoning_rows, verdict_rows, with_replay
@@ -488,12 +491,12 @@ def test_an_encoder_decoder_runs_through_both_stages(t5_dir, endpoint, questions
     assert len(read_json(tmp_path / "run" / "history.json")["stages"]) == 2
 
 
-def test_the_likeliest_labels_are_those_of_one_question_at_a_time(t5_dir, tiny_llama_dir):
+def test_the_likeliest_answers_are_those_of_one_question_at_a_time(t5_dir, tiny_llama_dir):
     texts = ["what is 3 plus 4 ?", "tell me what 1 plus 2 minus 3 is .", "how much is 2 minus 1 ?"]
     for folder in (t5_dir, tiny_llama_dir, student_path()):
         model, tokenizer = load_model(str(folder), encoder_decoder=True), load_tokenizer(str(folder))
-        together = predict_labels(model, tokenizer, texts, max_new_tokens=9, batch_size=2)
-        alone = [predict_labels(model, tokenizer, [text], max_new_tokens=9)[0] for text in texts]
+        together = answer_questions(model, tokenizer, texts, max_new_tokens=9, batch_size=2)
+        alone = [answer_questions(model, tokenizer, [text], max_new_tokens=9)[0] for text in texts]
         assert together == alone
         assert any(together)
 
@@ -597,6 +600,28 @@ def test_questions_come_from_json_and_from_json_lines(file, tmp_path):
     assert some == read_questions(str(file), "gsm8k", number=5, seed=3)
     with pytest.raises(FileNotFoundError, match="there is no file"):
         read_questions(str(tmp_path / "none.jsonl"), "gsm8k")
+
+
+def test_the_command_tells_how_good_the_bundled_student_became(tmp_path, capsys, monkeypatch):
+    """The bundled teacher over HTTP, few sums; held-out ones with a right, a wrong and an unfinished rationale each."""
+    monkeypatch.setattr(distill_minds_mirror, "HELD_OUT_SUMS", 8)
+    small = {"number": 12, "teacher.chains": 1, "teacher.evaluations": 1}
+    short = {"training.epochs": 4, "training.evaluation_epochs": 4, "training.measurements": 2}
+    flags = (part for name, value in (small | short).items() for part in (f"--{name}", str(value)))
+    folder = tmp_path / "run"
+    assert main(["distill", "--method", "minds-mirror", "--output", str(folder), *flags]) == 0
+    said = capsys.readouterr().out
+    assert re.search(
+        r"right labels of 8 held-out sums: 0\.\d{3} before, \d\.\d{3} after; balanced accuracy", said
+    )
+    recipe = MirrorRecipe.from_dict(read_json(folder / "recipe.json"))
+    held_out = distill_minds_mirror.held_out_sums(recipe, 8)
+    verdicts = Counter(row["verdict"] for row in held_out.chains)
+    assert verdicts == {"correct": 8, "wrong": 8, "uncertain": 8}
+    texts = {question.text for question in held_out.questions}
+    assert not texts & {row["text"] for row in read_json_lines(folder / "questions.jsonl")}
+    prompts = [row["prompt"] for row in rows_of(folder, "self-evaluation", "train")]
+    assert all(prompt.startswith("problem : ") for prompt in prompts)  # in words of the toy
 
 
 def test_a_student_in_memory_is_refused_at_once(questions, endpoint, tmp_path):

@@ -140,7 +140,7 @@ class MindsMirror:
             evaluations=teacher.evaluations if self.recipe.training.self_evaluation else 0,
             temperature=teacher.temperature,
             max_tokens=teacher.reply_tokens,
-            seed=self.recipe.seed,
+            seed=self.recipe.seed if teacher.send_seed else None,
             progress=self.show_progress,
         )
         self._files.write_rows("chains", found.chains.to_list())

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from hf_icon2.distillation.labelling import predict_labels
+from hf_icon2.distillation.answering import answer_questions
 from hf_icon2.distillation.mirror_recipe import MirrorRecipe
 from hf_icon2.distillation.mirror_rows import majority
 from hf_icon2.distillation.reasoning.answers import same_answer
@@ -50,11 +50,11 @@ class Examination:
         if not self.questions:
             return None
         settings = self.recipe.evaluation
-        labels = predict_labels(
+        labels = answer_questions(
             model,
             tokenizer,
             [question.text for question in self.questions],
-            label_prefix=self.recipe.training.label_prefix,
+            prefix=self.recipe.training.label_prefix,
             max_new_tokens=settings.max_new_tokens,
             batch_size=settings.batch_size,
         )

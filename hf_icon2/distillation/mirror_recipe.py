@@ -32,6 +32,7 @@ class Teacher(Endpoint):
     evaluations: int = setting(5, "self-evaluations per chain")
     temperature: float = setting(0.7, "of the teacher's sampling")
     reply_tokens: int = setting(512, "longest reply; models that think need more")
+    send_seed: bool = setting(True, "false for endpoints that refuse a sampling seed")
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""A distilled student answers: the label alone, as the paper's students do, without a rationale."""
+"""A distilled student answers: with the label alone, as the paper's students do, or with the rationale."""
 
 from __future__ import annotations
 
@@ -9,43 +9,44 @@ import torch
 from tqdm.auto import tqdm
 
 from hf_icon2.blocks import input_device
+from hf_icon2.blocks.reading import evaluating
 from hf_icon2.prompts import decode_answer, encode_prompt, encode_source, pad_batch, pad_token_id
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
-def predict_labels(
+def answer_questions(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     questions: Sequence[str],
     *,
-    label_prefix: str = "predict: ",
+    prefix: str = "predict: ",
     max_new_tokens: int = 32,
     batch_size: int = 32,
     progress: str | None = None,
 ) -> list[str]:
-    """The likeliest label of each question, greedily.
+    """The likeliest answer to each question, greedily.
 
     Args:
-        model: Causal LM or encoder-decoder model in eval mode.
+        model: Causal LM or encoder-decoder model.
         tokenizer: Its tokenizer.
         questions: What is asked.
-        label_prefix: What was put before the prompt in training.
-        max_new_tokens: Longest label.
+        prefix: What was put before the prompt in training: that of labels, or that of rationales.
+        max_new_tokens: Longest answer.
         batch_size: Questions per batch.
         progress: Name of the progress bar; None shows none.
     """
     order = sorted(range(len(questions)), key=lambda index: len(questions[index]))
-    labels = [""] * len(questions)
-    with tqdm(desc=progress, total=len(questions), disable=progress is None) as bar:
+    answers = [""] * len(questions)
+    with evaluating(model), tqdm(desc=progress, total=len(questions), disable=progress is None) as bar:
         for start in range(0, len(order), batch_size):
             part = order[start : start + batch_size]
-            texts = [label_prefix + questions[index] for index in part]
+            texts = [prefix + questions[index] for index in part]
             for index, ids in zip(part, _generate(model, tokenizer, texts, max_new_tokens), strict=True):
-                labels[index] = decode_answer(tokenizer, ids).strip()
+                answers[index] = decode_answer(tokenizer, ids).strip()
             bar.update(len(part))
-    return labels
+    return answers
 
 
 @torch.no_grad()
