@@ -379,12 +379,22 @@ def test_a_training_taken_up_again_ends_with_the_same_weights(tiny_tokenizer, tm
 
 
 def test_what_is_logged_can_be_written_as_json(student, tmp_path):
-    run = trainer(student, tmp_path, max_steps=1)
+    run = trainer(
+        student,
+        tmp_path,
+        num_train_epochs=1,
+        train_sampling_strategy="group_by_length",
+        include_num_input_tokens_seen="non_padding",
+    )
     run.train()
     assert {"loss", "label_loss", "rationale_loss", "label_accuracy"} <= set(
         json.loads(json.dumps(run.state.log_history[0]))
     )
     assert run.state.total_flos > 0
+    parts = ("prompt",) if student[0].config.is_encoder_decoder else ("prompt", "target")
+    names = [f"{task}_{part}_ids" for task in ("label", "rationale") for part in parts]
+    read = sum(len(row[name]) for row in run.train_dataset for name in names)
+    assert run.state.num_input_tokens_seen == read
 
 
 def test_prompts_may_be_conversations(tiny_llama, tiny_tokenizer, tmp_path):

@@ -147,6 +147,10 @@ class MindsMirrorTrainer(StudentTrainer):
         """Of both passes."""
         return sum(super(MindsMirrorTrainer, self).floating_point_ops(batch) for batch in inputs.values())
 
+    def _track_num_input_tokens(self, inputs: dict[str, Any]) -> None:
+        for batch in inputs.values():
+            super()._track_num_input_tokens(batch)  # type: ignore[no-untyped-call]
+
     @property
     def _is_encoder_decoder(self) -> bool:
         return bool(self._student.config.is_encoder_decoder)
@@ -233,7 +237,7 @@ class MindsMirrorTrainer(StudentTrainer):
     def _set_signature_columns_if_needed(self) -> None:
         if self._signature_columns is None:
             names = [f"{task}_{part}_ids" for task in self.weights for part in ("prompt", "target")]
-            self._signature_columns = names  # type: ignore[assignment]
+            self._signature_columns = [*names, "length"]  # type: ignore[assignment]
 
 
 def token_losses(logits: Tensor, labels: Tensor) -> Tensor:

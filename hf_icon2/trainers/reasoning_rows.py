@@ -47,7 +47,8 @@ def prepare_reasoning(
             left out, and counted in a warning: students would learn to stop in the midst of a rationale.
 
     Returns:
-        Rows of `row` (its number) and, for each target, `<column>_prompt_ids` and `<column>_target_ids`.
+        Rows of `row` (its number), `length` (all tokens, to group rows by) and, for each target,
+        `<column>_prompt_ids` and `<column>_target_ids`.
 
     Raises:
         TypeError: If it is no `datasets.Dataset`.
@@ -58,15 +59,19 @@ def prepare_reasoning(
 
     def encode(row: Row, index: int) -> dict[str, object]:
         encoded: dict[str, object] = {"row": index}
+        length = 0
         try:
             for column, prefix in prefixes.items():
                 as_messages(row["prompt"])  # an empty one is refused before the prefix fills it
                 prompt = prefixed(prefix, row["prompt"])
-                ids = _encode(tokenizer, prompt, _target(row, column), encoder_decoder=encoder_decoder)
-                encoded[f"{column}_prompt_ids"], encoded[f"{column}_target_ids"] = ids
+                ids, target = _encode(
+                    tokenizer, prompt, _target(row, column), encoder_decoder=encoder_decoder
+                )
+                encoded |= {f"{column}_prompt_ids": ids, f"{column}_target_ids": target}
+                length += len(ids) + len(target)
         except (TypeError, ValueError) as error:
             raise ValueError(f"{name}, row {index}: {error}") from None
-        return encoded
+        return encoded | {"length": length}
 
     def fits(row: Row) -> bool:
         limits = {"prompt": max_prompt_length, "target": max_target_length}
