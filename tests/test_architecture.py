@@ -71,6 +71,7 @@ WITHOUT_TORCH = {
     "distillation/mirror_recipe",
     "distillation/reasoning/answers",
     "distillation/reasoning/arithmetic",
+    "distillation/reasoning/asking",
     "distillation/reasoning/collection",
     "distillation/reasoning/figures",
     "distillation/reasoning/parsing",

@@ -234,6 +234,7 @@ def test_what_is_no_term_is_refused(term):
         ("svamp", "10 - 3 - 6", "( 10.0 - ( 6.0 + 3.0 ) )"),
         ("svamp", "84 / 2 = 42", "42."),
         ("svamp", "$76 - $25", "51"),
+        ("svamp", "(1,250,000 / 2)", "625000"),
         ("gsm8k", "$1,450,000.", "1450000"),
         ("gsm8k", "#### 18", "18.00"),
         ("gsm8k", "**25%**", "25"),
@@ -253,6 +254,7 @@ def test_answers_that_differ_only_in_their_writing_are_the_same(task, first, sec
     [
         ("svamp", "(30 * 7)", "(30 + 7)"),
         ("svamp", "1 / 0", "1 / 0"),
+        ("svamp", "1,25", "125"),
         ("svamp", "1 / 3", "0.333333333333333333"),
         ("gsm8k", "18", "81"),
         ("gsm8k", "1,45", "145"),

@@ -15,6 +15,7 @@ CLASSES = ("entailment", "neutral", "contradiction")
 """Of ANLI, in the order of its numbers."""
 
 _NUMBER = re.compile(r"-?(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)?(?:\.[0-9]+)?")
+_THOUSANDS = re.compile(r"(?<=[0-9]),(?=[0-9]{3}(?![0-9]))")
 _LETTERED = re.compile(r"\A\(?[A-Za-z]\)\s*")
 _LONGEST_NUMBER = 100  # digits
 
@@ -23,9 +24,9 @@ def written_answer(task: Task, text: str, choices: Sequence[str] = ()) -> str:
     """An answer in the one form of its task, in which students learn it.
 
     Args:
-        task: An equation keeps its left side as it stands (svamp); a number loses its commas, its currency and
-            percent sign, and what GSM8K writes before it (gsm8k); a choice, named by its words or its letter, is
-            written as among the choices (cqa), a class in small letters (anli).
+        task: An equation keeps its left side, without commas and currency signs (svamp); a number loses them, too,
+            and its percent sign, and what GSM8K writes before it (gsm8k); a choice, named by its words or its
+            letter, is written as among the choices (cqa), a class in small letters (anli).
         text: The answer, with or without the full stop of its sentence and with or without marks around it.
         choices: To choose from, for cqa; without them any text is an answer.
 
@@ -34,7 +35,7 @@ def written_answer(task: Task, text: str, choices: Sequence[str] = ()) -> str:
     """
     text = bare_answer(text)
     if task == "svamp":
-        side = plain_signs(text.partition("=")[0]).replace("$", "").strip()
+        side = _THOUSANDS.sub("", plain_signs(text.partition("=")[0]).replace("$", "")).strip()
         evaluate(side)
         return side
     if task == "gsm8k":

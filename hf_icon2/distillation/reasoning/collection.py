@@ -2,39 +2,39 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from datasets import Dataset, Features, Value
 
+from hf_icon2.distillation.reasoning.asking import Replies, Teacher
 from hf_icon2.distillation.reasoning.figures import chain_figures, evaluation_figures
 from hf_icon2.distillation.reasoning.parsing import parse_chain, parse_evaluation
-from hf_icon2.distillation.reasoning.records import Question
+from hf_icon2.distillation.reasoning.records import Chain, Evaluation, Question
 from hf_icon2.distillation.reasoning.wording import chain_evaluation_prompt, chain_prompt
-from hf_icon2.judges.chat.records import ChatFailure, ChatReply, ChatRequest
 
 if TYPE_CHECKING:
     from hf_icon2.judges.chat.records import Chat
 
-logger = logging.getLogger(__name__)
-
 MOST = 1000
 """Chains per question, and evaluations per chain."""
 
-_SEED_STEP = 1_000_003
-_SEEDS = 2**31 - 1  # endpoints take 32 bits with a sign; a prime keeps large seeds apart
 _COLUMNS = {
     "chains": ("id", "chain", "prompt", "rationale", "label", "answer"),
     "evaluations": ("id", "chain", "number", "prompt", "rationale", "label", "evaluation", "verdict"),
 }
 _NUMBERS = ("chain", "number")
 
-Key = TypeVar("Key")
-Read = TypeVar("Read")
+ChainKey = tuple[str, int]
+"""Id of the question, and number of the chain."""
+
+EvaluationKey = tuple[str, int, int]
+"""The same, and number of the evaluation."""
+
+Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -91,39 +91,14 @@ def collect_reasoning(
         TypeError: If questions are something else.
         ValueError: If an argument is not allowed, or no chain of thought can be read.
     """
-    questions = list(questions)
-    by_id = _by_id(questions)
+    by_id = _by_id(list(questions))
     _check(chains, evaluations, temperature)
-    teacher = _Teacher(chat, temperature, max_tokens, seed, system, progress)
+    teacher = Teacher(chat, temperature, max_tokens, seed, system, progress)
     before = _usage(chat)
-    thoughts = teacher.ask(
-        "chains of thought",
-        {(one.id, number): (chain_prompt(one), number) for one in questions for number in range(chains)},
-        lambda key, reply: parse_chain(reply, by_id[key[0]]),
-    )
-    if not thoughts.kept:
-        raise ValueError(
-            f"none of {thoughts.asked} chains of thought can be used: {_listed(thoughts.dropped)}; look at a reply of "
-            "the teacher, or choose another"
-        )
-    judgements = teacher.ask(
-        "evaluations",
-        {
-            (*key, number): (chain_evaluation_prompt(by_id[key[0]], chain), key[1] * MOST + number)
-            for key, chain in thoughts.kept.items()
-            for number in range(evaluations)
-        },
-        lambda _key, reply: parse_evaluation(reply),
-    )
-    chain_rows = [
-        {"id": key, "chain": number, "prompt": by_id[key].text, **asdict(chain), "answer": by_id[key].answer}
-        for (key, number), chain in thoughts.kept.items()
-    ]
-    known = {(row["id"], row["chain"]): row for row in chain_rows}
-    evaluation_rows = [
-        {**known[key, chain], "number": number, "evaluation": judgement.text, "verdict": judgement.verdict}
-        for (key, chain, number), judgement in judgements.kept.items()
-    ]
+    thoughts = _think(teacher, by_id, chains)
+    judgements = _judge(teacher, by_id, thoughts.kept, evaluations)
+    chain_rows = _chain_rows(by_id, thoughts.kept)
+    evaluation_rows = _evaluation_rows(chain_rows, judgements.kept)
     report = {
         "chains": thoughts.figures() | chain_figures(by_id, chain_rows),
         "evaluations": judgements.figures() | evaluation_figures(by_id, evaluation_rows),
@@ -132,74 +107,46 @@ def collect_reasoning(
     return Collection(_dataset("chains", chain_rows), _dataset("evaluations", evaluation_rows), report)
 
 
-@dataclass
-class _Replies(Generic[Key, Read]):
-    """What could be read, by key and in the order asked, and why the rest could not."""
-
-    kept: dict[Key, Read]
-    dropped: Counter[str]
-
-    @property
-    def asked(self) -> int:
-        return len(self.kept) + self.dropped.total()
-
-    def figures(self) -> dict[str, Any]:
-        share = len(self.kept) / self.asked if self.asked else None
-        dropped = dict(self.dropped.most_common())
-        return {"asked": self.asked, "kept": len(self.kept), "share": share, "dropped": dropped}
-
-
-@dataclass(frozen=True)
-class _Teacher:
-    chat: Chat
-    temperature: float
-    max_tokens: int
-    seed: int | None
-    system: str | None
-    progress: bool
-
-    def ask(
-        self, what: str, wanted: Mapping[Key, tuple[str, int]], read: Callable[[Key, str], Read]
-    ) -> _Replies[Key, Read]:
-        """Asks prompts, each with the number of its repetition, and reads the replies."""
-        requests = [self._request(prompt, repeat) for prompt, repeat in wanted.values()]
-        replies = self.chat.complete(requests, progress=what if self.progress else None)
-        stops = [one.reason for one in replies if isinstance(one, ChatFailure) and one.stopped]
-        if stops:
-            raise OSError(
-                f"the teacher stopped: {stops[0]}; {len(replies) - len(stops)} of {len(replies)} {what} were "
-                "answered and stay in the chat client's cache, which is lost with it unless it is a file (cache=); "
-                "mend the cause or raise the budget, and the same call goes on"
-            )
-        kept: dict[Key, Read] = {}
-        dropped: Counter[str] = Counter()
-        for key, reply in zip(wanted, replies, strict=True):
-            try:
-                kept[key] = read(key, self._text(reply))
-            except ValueError as error:
-                dropped[str(error).partition(":")[0]] += 1
-        if dropped:
-            logger.warning(
-                "%d of %d %s are dropped: %s", dropped.total(), len(wanted), what, _listed(dropped)
-            )
-        return _Replies(kept, dropped)
-
-    def _request(self, prompt: str, repeat: int) -> ChatRequest:
-        system = () if self.system is None else ({"role": "system", "content": self.system},)
-        return ChatRequest(
-            (*system, {"role": "user", "content": prompt}),
-            max_tokens=self.max_tokens,
-            temperature=self.temperature,
-            seed=None if self.seed is None else (self.seed * _SEED_STEP + repeat) % _SEEDS,
-            repeat=repeat,
+def _think(teacher: Teacher, by_id: Mapping[str, Question], chains: int) -> Replies[ChainKey, Chain]:
+    wanted = {
+        (key, number): (chain_prompt(question), number)
+        for key, question in by_id.items()
+        for number in range(chains)
+    }
+    found = teacher.ask("chains of thought", wanted, lambda key, reply: parse_chain(reply, by_id[key[0]]))
+    if not found.kept:
+        raise ValueError(
+            f"none of {found.asked} chains of thought can be used: {found.reasons}; look at a reply of the teacher, "
+            "or choose another"
         )
+    return found
 
-    def _text(self, reply: ChatReply | ChatFailure) -> str:
-        if isinstance(reply, ChatFailure):
-            raise ValueError(reply.reason)
-        if reply.finish_reason == "length":
-            raise ValueError(f"the reply was cut at max_tokens={self.max_tokens}, raise it")
-        return reply.text
+
+def _judge(
+    teacher: Teacher, by_id: Mapping[str, Question], chains: Mapping[ChainKey, Chain], evaluations: int
+) -> Replies[EvaluationKey, Evaluation]:
+    wanted = {
+        (key, chain, number): (prompt, chain * MOST + number)
+        for (key, chain), thoughts in chains.items()
+        for prompt in (chain_evaluation_prompt(by_id[key], thoughts),)
+        for number in range(evaluations)
+    }
+    return teacher.ask("evaluations", wanted, lambda _key, reply: parse_evaluation(reply))
+
+
+def _chain_rows(by_id: Mapping[str, Question], chains: Mapping[ChainKey, Chain]) -> list[Row]:
+    return [
+        {"id": key, "chain": number, "prompt": by_id[key].text, **asdict(chain), "answer": by_id[key].answer}
+        for (key, number), chain in chains.items()
+    ]
+
+
+def _evaluation_rows(chains: Sequence[Row], evaluations: Mapping[EvaluationKey, Evaluation]) -> list[Row]:
+    known = {(row["id"], row["chain"]): row for row in chains}
+    return [
+        {**known[key, chain], "number": number, "evaluation": one.text, "verdict": one.verdict}
+        for (key, chain, number), one in evaluations.items()
+    ]
 
 
 def _by_id(questions: Sequence[Question]) -> dict[str, Question]:
@@ -233,10 +180,6 @@ def _dataset(name: str, rows: Sequence[Mapping[str, Any]]) -> Dataset:
         {column: Value("int64" if column in _NUMBERS else "string") for column in _COLUMNS[name]}
     )
     return Dataset.from_dict({column: [row[column] for row in rows] for column in features}, features)
-
-
-def _listed(counts: Counter[str]) -> str:
-    return "; ".join(f"{reason} ({count})" for reason, count in counts.most_common())
 
 
 def _usage(chat: Chat) -> dict[str, Any] | None:
