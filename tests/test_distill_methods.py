@@ -10,6 +10,7 @@ import pytest
 from hf_icon2.cli import main
 from hf_icon2.commands import distill_cyclealign
 from hf_icon2.commands.distill import METHODS
+from hf_icon2.commands.endpoints import chat_client
 from hf_icon2.distillation.cycle_recipe import CycleRecipe, Ranker
 from hf_icon2.judges.pairwise import PairwiseJudge
 from hf_icon2.recipe import read_settings, sections
@@ -103,7 +104,7 @@ def test_the_bundled_recipe_is_a_recipe_and_every_setting_says_what_it_is():
 
 def test_a_black_box_that_compares_pairs_is_asked_as_the_recipe_says(tmp_path):
     settings = Ranker(endpoint="http://127.0.0.1:1/v1", kind="pairwise", reply_tokens=7, budget_requests=0)
-    chat = distill_cyclealign._client(settings, settings.endpoint, tmp_path / "cache.sqlite")
+    chat = chat_client(settings, settings.endpoint, tmp_path / "cache.sqlite")
     judge = distill_cyclealign._ranker(settings, chat, 0)
     assert isinstance(judge, PairwiseJudge)
     ranking = judge.rank(["q"], [["a", "b"]])[0]

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hf_icon2.commands.endpoints import CACHE, chat_client
 from hf_icon2.commands.students import measured as measured
 from hf_icon2.distillation.cycle_recipe import CycleRecipe
 
@@ -18,9 +19,6 @@ if TYPE_CHECKING:
 
 RECIPE, TOY_RECIPE = CycleRecipe, "cyclealign.yaml"
 
-CACHE = "requests.sqlite"
-"""In the folder of the run: what the black box has answered, and what it cost."""
-
 
 def distil(recipe: CycleRecipe, output: Path) -> Path:
     """Runs the cycles; returns the folder of the last student."""
@@ -30,7 +28,7 @@ def distil(recipe: CycleRecipe, output: Path) -> Path:
     prompts = prompts_of(recipe.prompts, recipe.column, recipe.number, recipe.seed)
     demonstrations = _demonstrations(recipe.ranker)
     with _black_box(recipe.ranker) as endpoint:
-        chat = _client(recipe.ranker, endpoint, output / CACHE)
+        chat = chat_client(recipe.ranker, endpoint, output / CACHE)
         return CycleAlign(
             student_source(recipe.student),
             prompts,
@@ -63,25 +61,6 @@ def _black_box(settings: RankerSettings) -> Iterator[str | None]:
 
     with RankerServer() as server:
         yield server.endpoint
-
-
-def _client(settings: RankerSettings, endpoint: str | None, cache: Path) -> ChatClient:
-    from hf_icon2.judges.chat.budget import Budget, Prices
-    from hf_icon2.judges.chat.client import ChatClient
-
-    prices = None
-    if settings.price_input is not None and settings.price_output is not None:
-        prices = Prices(settings.price_input, settings.price_output)
-    return ChatClient(
-        endpoint,
-        settings.endpoint_model,
-        concurrency=settings.concurrency,
-        timeout=settings.timeout,
-        retries=settings.retries,
-        cache=cache,
-        budget=Budget(settings.budget_requests, settings.budget_tokens, settings.budget_cost),
-        prices=prices,
-    )
 
 
 def _ranker(settings: RankerSettings, chat: ChatClient, seed: int) -> Ranker:

@@ -6,21 +6,11 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
+from hf_icon2.distillation.endpoint import Endpoint, endpoint_checks, free_settings
 from hf_icon2.distillation.recipe import PlainRecipe, TrainingPass, check_settings, training_checks
 from hf_icon2.recipe import TOY, setting
 
-FREE = (
-    "cycles",
-    "stop_early",
-    "ranker.concurrency",
-    "ranker.timeout",
-    "ranker.retries",
-    "ranker.budget_requests",
-    "ranker.budget_tokens",
-    "ranker.budget_cost",
-    "ranker.price_input",
-    "ranker.price_output",
-)
+FREE = ("cycles", "stop_early", *free_settings("ranker"))
 """Settings that may change in a run that has begun: how long it goes on, and how the black box is asked and paid."""
 
 
@@ -41,15 +31,9 @@ class Sampling:
 
 
 @dataclass(frozen=True)
-class Ranker:
+class Ranker(Endpoint):
     """The black box that ranks."""
 
-    endpoint: str | None = setting(
-        None, "address of an OpenAI-compatible endpoint; its key is read from HF_ICON2_ENDPOINT_KEY"
-    )
-    endpoint_model: str | None = setting(
-        None, "name of the model at the endpoint; alone, at the Hub's Inference Providers"
-    )
     kind: Literal["listwise", "pairwise"] = setting(
         "listwise", "listwise: all responses in one prompt, twice; pairwise: all pairs, in both orders"
     )
@@ -61,19 +45,6 @@ class Ranker:
         None, "JSONL file of hand-written demonstrations: question, and answers, best first"
     )
     pool: int = setting(4, "most demonstrations that agreement adds")
-    concurrency: int = setting(8, "most requests in flight")
-    timeout: float = setting(120.0, "seconds without a byte after which the endpoint counts as silent")
-    retries: int = setting(6, "times that a request is sent again")
-    budget_requests: int | None = setting(None, "most requests to send in the run")
-    budget_tokens: int | None = setting(None, "most tokens to spend in the run, of prompts and replies")
-    budget_cost: float | None = setting(None, "most US dollars to spend in the run; needs the prices")
-    price_input: float | None = setting(None, "US dollars per million tokens of prompt")
-    price_output: float | None = setting(None, "US dollars per million tokens of reply")
-
-    @property
-    def is_ours(self) -> bool:
-        """Whether the toy's black box ranks, which comes along."""
-        return self.endpoint is None and self.endpoint_model is None
 
 
 @dataclass(frozen=True)
@@ -111,8 +82,6 @@ class CycleRecipe(PlainRecipe):
     def __post_init__(self) -> None:
         # What training would refuse is refused here: sampling may take hours, ranking costs money.
         sampling, ranker, training = self.sampling, self.ranker, self.training
-        prices = (ranker.price_input, ranker.price_output)
-        amounts = (ranker.budget_requests, ranker.budget_tokens, ranker.budget_cost, *prices)
         check_settings(
             {
                 "cycles must be at least 1": self.cycles >= 1,
@@ -123,17 +92,8 @@ class CycleRecipe(PlainRecipe):
                 <= sampling.samples
                 and min(sampling.temperatures) >= 0,
                 "ranker.pool must be 0 or more": ranker.pool >= 0,
-                "ranker.concurrency must be 1 to 100": 1 <= ranker.concurrency <= 100,
-                "ranker.timeout must be above 0": ranker.timeout > 0,
                 "ranker.reply_tokens must be at least 1": ranker.reply_tokens >= 1,
-                "ranker.retries must be 0 or more": ranker.retries >= 0,
-                "ranker's budget and prices must be 0 or more": all(
-                    amount is None or amount >= 0 for amount in amounts
-                ),
-                "ranker.price_input and ranker.price_output go together": prices.count(None) != 1,
-                "ranker.budget_cost needs ranker.price_input and ranker.price_output": ranker.budget_cost
-                is None
-                or None not in prices,
+                **endpoint_checks("ranker", ranker),
                 "training.student_temperature must be above 0 and finite": 0
                 < training.student_temperature
                 < math.inf,

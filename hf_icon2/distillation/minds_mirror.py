@@ -118,9 +118,14 @@ class MindsMirror:
         )
         if collected and self._files.rows("questions") != given:
             raise ValueError(f"{self.output} holds a run with other questions; give another output folder")
-        if before is not None and before["student"] != self.student:
+        if before is not None and before["student"] != self._student:
             raise ValueError(f"{self.output} holds a run with another student; give another output folder")
         self._files.write_rows("questions", given)
+
+    @property
+    def _student(self) -> str:
+        """The student as it is called from any folder."""
+        return os.path.realpath(self.student) if Path(self.student).is_dir() else self.student
 
     def _question_rows(self) -> list[Row]:
         """All questions, each with its side of the split."""
@@ -164,7 +169,7 @@ class MindsMirror:
         """The student as it was given, in figures."""
         found = self._files.read("before")
         if found is None:
-            found = {"student": self.student, **self._measured(self.student, test=True)}
+            found = {"student": self._student, **self._measured(self.student, test=True)}
             self._files.write("before", found)
         return found
 
