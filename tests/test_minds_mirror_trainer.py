@@ -307,7 +307,7 @@ def test_each_of_several_evaluation_sets_has_its_own_figures(student, tmp_path):
     parts = {"one": rows(3), "two": rows(8).select([5, 6])}
     run = trainer(student, tmp_path, eval_dataset=parts)
     together = run.evaluate()
-    run.predict(run.eval_dataset["one"])  # which must not enter the next evaluation
+    run.predict(run.eval_dataset["two"])  # which must not enter the next evaluation
     for name, part in parts.items():
         alone = run.evaluate(part, metric_key_prefix="test")
         for figure in ("loss", "label_loss", "rationale_loss", "label_accuracy"):
