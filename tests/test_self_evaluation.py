@@ -33,7 +33,7 @@ ITEMS = [
 def tiny_t5():
     config = T5Config(
         vocab_size=320, d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4, dropout_rate=0.1,
-        pad_token_id=0, eos_token_id=2, decoder_start_token_id=0, initializer_factor=3.0,
+        pad_token_id=0, eos_token_id=2, decoder_start_token_id=0,
     )  # fmt: skip
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -171,9 +171,10 @@ def test_an_adapter_is_judged_like_the_model_it_is_merged_into(kind, tiny_llama,
     model = copy.deepcopy(tiny_llama if kind == "llama" else tiny_t5)
     config = LoraConfig(r=2, target_modules=["q_proj", "v_proj"] if kind == "llama" else ["q", "v"])
     adapted = get_peft_model(model, config).eval()
+    generator = torch.Generator().manual_seed(0)
     for name, value in adapted.named_parameters():
-        if "lora_B" in name:
-            torch.nn.init.normal_(value, std=0.3)
+        if "lora_" in name:
+            value.data.normal_(std=0.3, generator=generator)
     found = SelfEvaluator(adapted, tiny_tokenizer).evaluate(ITEMS)
     merged = SelfEvaluator(adapted.merge_and_unload(), tiny_tokenizer).evaluate(ITEMS)
     plain = SelfEvaluator(tiny_llama if kind == "llama" else tiny_t5, tiny_tokenizer).evaluate(ITEMS)
@@ -300,11 +301,16 @@ def test_it_is_a_reward_for_tuning(toy_assistant, toy_tokenizer, random_directio
 
 
 def test_its_rankings_are_scores_for_preference_distillation(evaluator, tmp_path):
-    """PAD's loss on three responses whose scores are the evaluator's: the student moves."""
-    rankings = evaluator.rank(QUESTIONS[:1] * 2, [ANSWERS[0], ANSWERS[0][::-1]])
+    """Rows of candidates, which are messages, ranked by the evaluator; PAD's loss on the scores moves the student."""
+    prompts = [[{"role": "user", "content": QUESTIONS[0]}]] * 2
+    responses = [[[{"role": "assistant", "content": text}] for text in ANSWERS[0]]] * 2
+    rankings = evaluator.rank(prompts, responses)
+    assert rankings == evaluator.rank(QUESTIONS[:1] * 2, [ANSWERS[0]] * 2)
+    (kept, _) = evaluator.keep(prompts, responses, least=1e-12)
+    assert kept == [responses[0][index] for index in rankings[0].order[:2]]
     rows = {
-        "prompt": QUESTIONS[:1] * 2,
-        "responses": [ANSWERS[0], ANSWERS[0][::-1]],
+        "prompt": prompts,
+        "responses": responses,
         "scores": [list(ranking.scores) for ranking in rankings],
     }
     student = copy.deepcopy(evaluator.model)

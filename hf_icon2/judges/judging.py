@@ -154,7 +154,7 @@ class Reward(Protocol):
 
 def rank_by_reward(
     reward: Reward,
-    questions: Sequence[str],
+    questions: Sequence[Instruction],
     answers: Sequence[Sequence[str]],
     *,
     progress: str | None = None,
@@ -163,7 +163,7 @@ def rank_by_reward(
 
     Args:
         reward: Scores them.
-        questions: What was asked.
+        questions: What was asked, texts or conversations.
         answers: K per question; K may differ.
         progress: Name of the progress bar; None shows none.
     """

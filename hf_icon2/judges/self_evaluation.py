@@ -10,7 +10,7 @@ import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, TypeVar
 
 from tqdm.auto import tqdm
 
@@ -18,13 +18,14 @@ from hf_icon2.judges.chains import split_chain
 from hf_icon2.judges.judging import check_columns, rank_by_reward
 from hf_icon2.judges.verdicts import LEAST_MASS, VERDICTS, Demonstration, Ranking, Verdict
 from hf_icon2.judges.wording import question_text
-from hf_icon2.prompts import Instruction, encode_exchange, encode_source, encode_target
+from hf_icon2.prompts import Instruction, Message, answer_text, encode_exchange, encode_source, encode_target
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 logger = logging.getLogger(__name__)
 
+Given = TypeVar("Given", str, list[Message])
 Shows = Literal["all", "rationale"]
 
 LABEL_PREFIX = "predict: "
@@ -190,8 +191,8 @@ class SelfEvaluator:
 
     def rank(
         self,
-        questions: Sequence[str],
-        answers: Sequence[Sequence[str]],
+        questions: Sequence[Instruction],
+        answers: Sequence[Sequence[Instruction]],
         demonstrations: Sequence[Demonstration] = (),
         *,
         progress: str | None = None,
@@ -199,21 +200,23 @@ class SelfEvaluator:
         """Ranks several answers to each question; the scores are the probabilities that they are correct.
 
         Args:
-            questions: What was asked.
-            answers: K per question; K may differ.
+            questions: What was asked, texts or conversations.
+            answers: K per question, texts or one assistant message each; K may differ.
             demonstrations: Not shown; they are here so that all judges can be called alike.
             progress: Name of the progress bar; None shows none.
         """
-        return rank_by_reward(self, questions, answers, progress=progress)
+        check_columns(questions, answers)
+        texts = [[answer_text(answer) for answer in given] for given in answers]
+        return rank_by_reward(self, questions, texts, progress=progress)
 
     def keep(
         self,
-        questions: Sequence[str],
-        answers: Sequence[Sequence[str]],
+        questions: Sequence[Instruction],
+        answers: Sequence[Sequence[Given]],
         *,
         least: float = 0.5,
         progress: str | None = None,
-    ) -> list[list[str]]:
+    ) -> list[list[Given]]:
         """The answers to each question that are correct with a probability of at least `least`, best first.
 
         The first of them is the best of N. What cannot be read is never kept.
@@ -225,8 +228,8 @@ class SelfEvaluator:
             raise ValueError(f"least={least}; allowed: above 0 up to 1")
         rankings = self.rank(questions, answers, progress=progress)
         return [
-            [texts[index] for index in ranking.order or () if (ranking.scores or ())[index] >= least]
-            for texts, ranking in zip(answers, rankings, strict=True)
+            [given[index] for index in ranking.order or () if (ranking.scores or ())[index] >= least]
+            for given, ranking in zip(answers, rankings, strict=True)
         ]
 
     def _reasoned(self, prompt: Instruction, answer: str) -> Reasoned | None:
