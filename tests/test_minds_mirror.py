@@ -1,5 +1,7 @@
 """Both stages of Mind's Mirror over real HTTP: figures by hand, who trains on what, kills at every file, other arms."""
 
+import copy
+import itertools
 import json
 import re
 import subprocess
@@ -477,23 +479,38 @@ def t5_dir(tiny_tokenizer, tmp_path_factory):
     return folder
 
 
-def test_an_encoder_decoder_runs_through_both_stages(t5_dir, endpoint, questions, tmp_path):
+@pytest.fixture(scope="module")
+def plain_dir(tiny_llama, tiny_tokenizer, tmp_path_factory):
+    """Folder with a decoder-only model and a tokenizer without a chat template."""
+    folder = tmp_path_factory.mktemp("plain")
+    tokenizer = copy.deepcopy(tiny_tokenizer)
+    tokenizer.chat_template = None
+    tiny_llama.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["t5_dir", "plain_dir"])
+def test_students_without_a_chat_template_run_through_both_stages(
+    kind, request, endpoint, questions, tmp_path
+):
+    """An encoder-decoder, which stays one, and a decoder."""
+    source = request.getfixturevalue(kind)
     given = {"epochs": 0.5, "evaluation_epochs": 0.5, "measurements": 2}
-    folder = mirror(tmp_path / "run", questions, endpoint, settings(given), student=t5_dir).run()
-    weights = [
-        load_file(one / "model.safetensors")
-        for one in (t5_dir, tmp_path / "run" / STAGES[0] / "model", folder)
-    ]
-    for before, after in zip(weights, weights[1:], strict=False):
+    folder = mirror(tmp_path / "run", questions, endpoint, settings(given), student=source).run()
+    assert folder == tmp_path / "run" / "reasoning" / "model"
+    students = [source, tmp_path / "run" / "self-evaluation" / "model", folder]
+    weights = [load_file(student / "model.safetensors") for student in students]
+    for before, after in itertools.pairwise(weights):
         assert any(not torch.equal(before[name], after[name]) for name in before)
     student = load_model(str(folder), encoder_decoder=True)
-    assert student.config.is_encoder_decoder
+    assert student.config.is_encoder_decoder == (kind == "t5_dir")
     assert len(read_json(tmp_path / "run" / "history.json")["stages"]) == 2
 
 
-def test_the_likeliest_answers_are_those_of_one_question_at_a_time(t5_dir, tiny_llama_dir):
+def test_the_likeliest_answers_are_those_of_one_question_at_a_time(t5_dir, plain_dir):
     texts = ["what is 3 plus 4 ?", "tell me what 1 plus 2 minus 3 is .", "how much is 2 minus 1 ?"]
-    for folder in (t5_dir, tiny_llama_dir, student_path()):
+    for folder in (t5_dir, plain_dir, student_path()):
         model, tokenizer = load_model(str(folder), encoder_decoder=True), load_tokenizer(str(folder))
         together = answer_questions(model, tokenizer, texts, max_new_tokens=9, batch_size=2)
         alone = [answer_questions(model, tokenizer, [text], max_new_tokens=9)[0] for text in texts]

@@ -82,7 +82,9 @@ class MirrorRecipe(PlainRecipe):
 
     student: str = setting(TOY, "model id or path; `toy` is the bundled student")
     questions: str | None = setting(None, "JSON(L) file or Hub dataset; the toy's sums by default")
-    task: Literal["svamp", "gsm8k", "cqa", "anli"] = setting("gsm8k", "how that dataset's rows are read")
+    task: Literal["svamp", "gsm8k", "cqa", "anli"] = setting(
+        "gsm8k", "form of that dataset's rows: svamp, gsm8k, cqa or anli"
+    )
     subset: str | None = setting(None, "configuration of that Hub dataset, such as main of gsm8k")
     part: str = setting("train", "split of that Hub dataset, such as train_r1 of anli")
     number: int | None = setting(None, "questions to use; all by default, of the toy's sums 400")
