@@ -33,11 +33,13 @@ MAY_IMPORT: dict[str, set[str]] = {
     "judges": GROUND,
     "evaluation": set(),
     "toy": set(),
-    "distillation": GROUND | {"directions", "steering", "synthesis", "judges", "trainers", "recipe"},
+    "settings": {"storage"},
+    "distillation": GROUND
+    | {"directions", "steering", "synthesis", "judges", "trainers", "recipe", "settings"},
 }
 ROOMS = set(MAY_IMPORT)
 MAY_IMPORT |= {
-    "recipe": {"criteria", "storage"},
+    "recipe": {"criteria", "storage", "settings"},
     "pipeline": ROOMS | {"recipe"},
     "commands": ROOMS | {"recipe", "pipeline", "playground"},
     "playground": ROOMS,
@@ -63,6 +65,7 @@ WITHOUT_TORCH = {
     "cli",
     "criteria",
     "recipe",
+    "settings",
     "directions/config",
     "distillation/recipe",
     "distillation/claim",

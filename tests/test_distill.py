@@ -18,7 +18,7 @@ from hf_icon2.commands.flags import with_flags
 from hf_icon2.distillation.candidates import sample_candidates
 from hf_icon2.distillation.recipe import DistillationRecipe, Scoring
 from hf_icon2.loading import load_model, load_tokenizer
-from hf_icon2.recipe import read_settings, sections
+from hf_icon2.settings import read_settings, sections
 from hf_icon2.steering.decoding import Sampling
 from hf_icon2.storage import read_json_lines
 

@@ -11,7 +11,7 @@ from hf_icon2.commands import distill_cyclealign
 from hf_icon2.commands.distill import METHODS
 from hf_icon2.distillation.cycle_recipe import CycleRecipe, Ranker
 from hf_icon2.judges.pairwise import PairwiseJudge
-from hf_icon2.recipe import read_settings, sections
+from hf_icon2.settings import read_settings, sections
 from hf_icon2.storage import read_json
 
 RECIPES = Path(__file__).parent.parent / "hf_icon2" / "recipes"

@@ -6,8 +6,9 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
-from hf_icon2.distillation.recipe import PlainRecipe, TrainingPass, check_settings, training_checks
-from hf_icon2.recipe import TOY, setting
+from hf_icon2.distillation.recipe import TrainingPass, training_checks
+from hf_icon2.recipe import TOY
+from hf_icon2.settings import PlainRecipe, check_settings, setting
 
 FREE = (
     "cycles",
