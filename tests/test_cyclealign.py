@@ -21,7 +21,7 @@ from hf_icon2.judges.verdicts import Demonstration, Ranking
 from hf_icon2.loading import load_model, load_tokenizer
 from hf_icon2.steering.decoding import Sampling as Sampled
 from hf_icon2.storage import locked, read_json, read_json_lines
-from hf_icon2.toy import instructions, student_path
+from hf_icon2.toy import assistant_path, instructions, student_path
 from hf_icon2.toy.ranking import RankingRule, read_prompt, static_demonstrations
 
 HERE = Path(__file__).parent
@@ -231,7 +231,11 @@ def test_a_run_that_is_done_is_not_done_again_and_another_cycle_may_follow(finis
     ):
         with pytest.raises(ValueError, match=message):
             cycle(folder, RankingJudge(ChatClient(endpoint.url)), settings(**changes)).run()
-    with pytest.raises(ValueError, match="other demonstrations"):
+    with pytest.raises(ValueError, match="holds a run with another student"):
+        CycleAlign(assistant_path(), PROMPTS, ByLength(), folder, settings(), demonstrations=STATIC).run()
+    with pytest.raises(ValueError, match="holds responses to other prompts"):
+        CycleAlign(student_path(), PROMPTS[::-1], ByLength(), folder, settings(), demonstrations=STATIC).run()
+    with pytest.raises(ValueError, match="holds a run with other demonstrations"):
         cycle(folder, RankingJudge(ChatClient(endpoint.url)), settings(cycles=3), demonstrations=[]).run()
 
 

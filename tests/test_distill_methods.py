@@ -58,6 +58,9 @@ def test_the_folder_of_another_method_is_left_alone(tmp_path, capsys):
     (tmp_path / "recipe.json").write_text(json.dumps(CycleRecipe().to_dict()))
     assert main(["distill", "--output", str(tmp_path)]) == 1
     assert "go on with its own --method (pad, cyclealign)" in capsys.readouterr().err
+    assert main(["distill", "--output", str(tmp_path), "--config", str(RECIPES / "pad.yaml")]) == 1
+    assert "is the recipe of another command or method" in capsys.readouterr().err
+    assert read_json(tmp_path / "recipe.json") == CycleRecipe().to_dict()
 
 
 @pytest.mark.parametrize(

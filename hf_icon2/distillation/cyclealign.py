@@ -29,7 +29,7 @@ from hf_icon2.likelihood import continuation_log_probs
 from hf_icon2.loading import load_model, load_tokenizer
 from hf_icon2.prompts import Instruction, as_messages, encode_exchange, refuse_one_text
 from hf_icon2.steering.decoding import Sampling
-from hf_icon2.storage import locked, write_atomic
+from hf_icon2.storage import locked, read_json, write_atomic
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -132,9 +132,9 @@ class CycleAlign:
         return CycleState(self.output / f"cycle-{number}")
 
     def _claim(self) -> None:
-        """Keeps other recipes, prompts and demonstrations out of a folder in which a run has begun."""
-        first = self._state(1)
-        candidates, pool = first.candidates, first.pool
+        """Keeps other settings, students, prompts and demonstrations out of a folder in which a run has begun."""
+        first, record = self._state(1), self.output / "begun.json"
+        candidates = first.candidates
         claim_folder(
             self.output,
             self.recipe.to_dict(),
@@ -143,10 +143,16 @@ class CycleAlign:
         )
         if not all(map(self._is_ours, candidates or ())):
             raise ValueError(f"{self.output} holds responses to other prompts; give another output folder")
-        if pool is not None and pool.static != self.demonstrations:
-            raise ValueError(
-                f"{self.output} holds a run with other demonstrations; give another output folder"
-            )
+        ours = {
+            "student": os.path.realpath(self.student) if Path(self.student).is_dir() else self.student,
+            "demonstrations": [[one.question, *one.answers] for one in self.demonstrations],
+        }
+        kept = read_json(record) if candidates is not None and record.is_file() else ours
+        for name in ours if first.rankings is not None else ["student"]:
+            if kept[name] != ours[name]:
+                other = "another student" if name == "student" else "other demonstrations"
+                raise ValueError(f"{self.output} holds a run with {other}; give another output folder")
+        write_atomic(record, json.dumps(ours, indent=2, ensure_ascii=False) + "\n")
 
     def _is_ours(self, candidate: Row) -> bool:
         index = int(candidate["id"])
