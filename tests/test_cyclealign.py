@@ -435,27 +435,18 @@ def test_the_cycle_ends_where_agreement_stops_rising():
 
 
 def test_an_early_end_is_kept(tmp_path):
-    """A black box that ranks the other way round in cycle 2: tau falls, and cycle 3 never begins."""
+    """A black box that ranks as the student does, and in cycle 2 the other way round: cycle 3 never begins."""
 
-    class Turning(ByLength):
+    class Turning:
         calls = 0
 
         def rank(self, questions, answers, demonstrations=(), *, progress=None):
             self.calls += 1
-            return [Ranking(tuple(self.sign() * score for score in range(3))) for _ in answers]
-
-        def sign(self):
-            return 1 if self.calls == 1 else -1
-
-    class Student(Turning):
-        """Ranks as the student does, then against it."""
-
-        def rank(self, questions, answers, demonstrations=(), *, progress=None):
-            self.calls += 1
+            sign = 1 if self.calls == 1 else -1
             rows = rows_of(tmp_path / "run", self.calls, "candidates")
-            return [Ranking(tuple(self.sign() * value for value in row["mean_log_probs"])) for row in rows]
+            return [Ranking(tuple(sign * value for value in row["mean_log_probs"])) for row in rows]
 
-    run = cycle(tmp_path / "run", Student(), settings(cycles=4, stop_early=True))
+    run = cycle(tmp_path / "run", Turning(), settings(cycles=4, stop_early=True))
     assert run.run() == tmp_path / "run" / "cycle-2" / "model"
     assert [row["tau"] for row in run.history] == [1.0, -1.0]
     assert read_json(tmp_path / "run" / "history.json")["ended"] == (
