@@ -132,7 +132,6 @@ def test_two_answers_ordered_oppositely_are_dropped():
         "A > B > C > D > E",
         "A > B > C > C",
         "A > B > C > D > A",
-        "A > B > C > D.",
         "A, B, C, D",
         "A > B = C > D",
         "a > b > c > d",
@@ -142,7 +141,11 @@ def test_two_answers_ordered_oppositely_are_dropped():
         "> A > B > C > D",
         "A >> B > C > D",
         "A > B > C > D\nB > A > C > D",
-        "A > B > C > D\n\nAnswer A is best.",
+        "A > B > C > D\n\nAnswer A is best, then B > C.",
+        "A > B > C > D\nNo, D > C > B > A.",
+        "A > B > C > D\nA > B > C > D",
+        "<think>\nA > B > C > D\n",
+        "A > B > C > D..",
         "Sure! A > B > C > D",
         "A\n> B > C > D",
         "Ranking: Ranking: A > B > C > D",
@@ -168,9 +171,18 @@ def test_a_reply_that_is_not_one_permutation_is_dropped_with_its_text(reply):
         "  B  >  A > D > C \n",
         "Ranking: B > A > D > C",
         "<think>A > B?</think>\n\nB > A > D > C",
+        "B > A > D > C.",
+        "**B > A > D > C**",
+        "**Ranking:** B > A > D > C",
+        "Ranking:\nB > A > D > C",
+        "`ranking: B > A > D > C`",
+        "```\nB > A > D > C\n```",
+        "Final ranking: B \\> A \\> D \\> C",
+        "Here is my ranking:\r\n\r\nB > A > D > C\r\n",
+        "Ranking: B > A > D > C\n\nAnswer B is the most helpful one.",
     ],
 )
-def test_spaces_the_heading_and_thoughts_are_no_obstacle(reply):
+def test_whatever_stands_around_the_one_ranking_is_no_obstacle(reply):
     assert parse_ranking(reply, 4) == (1, 0, 3, 2)
 
 
