@@ -180,7 +180,7 @@ def test_whatever_a_server_says_with_a_refusal_is_repeated_in_short(body, said):
         {"choices": [None]},
         {
             "choices": [
-                {"message": {"content": "A"}, "logprobs": {"content": [{"top_logprobs": [{"token": "A"}]}]}}
+                {"message": {"content": "A"}, "logprobs": {"content": [{"top_logprobs": [{"logprob": "x"}]}]}}
             ]
         },
     ],

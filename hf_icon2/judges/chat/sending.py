@@ -6,11 +6,13 @@ import logging
 import random
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from hf_icon2.judges.chat.asking import Trouble, ask
+from hf_icon2.judges.chat.fields import SAMPLING
 from hf_icon2.judges.chat.gate import Gate
 from hf_icon2.judges.chat.ledger import Ledger
 from hf_icon2.judges.chat.records import ChatFailure, ChatReply, ChatRequest
@@ -74,6 +76,8 @@ class Sender:
         self._patience, self._gate, self._store, self._ledger = patience, gate, store, ledger
         self._last: deque[str | None] = deque(maxlen=patience.window)  # why requests failed; None for replies
         self._answered = False  # ever
+        self._refused: frozenset[str] = frozenset()  # fields that the model does not take
+        self._asked: set[str] = set()  # keys that some thread sees to
 
     def answer(self, key: str, request: ChatRequest, ended: Callable[[], bool]) -> ChatReply | ChatFailure:
         """Sends a request until it is answered, cannot be, or nobody wants it any more.
@@ -87,19 +91,44 @@ class Sender:
         def given_up() -> bool:
             return self.stopped is not None or ended()
 
-        for attempt in range(self._patience.retries + 1):
-            outcome = self._attempt(key, request, attempt > 0, given_up)
+        with self._alone(key, given_up):
+            return self._persist(key, request, given_up)
+
+    @contextmanager
+    def _alone(self, key: str, given_up: Callable[[], bool]) -> Iterator[None]:
+        """Waits until no other thread sees to the same request; its reply is then in the store."""
+        with self._gate.changed:
+            self._gate.changed.wait_for(lambda: key not in self._asked or given_up())
+            first = key not in self._asked
+            self._asked.add(key)
+        try:
+            yield
+        finally:
+            if first:
+                with self._gate.changed:
+                    self._asked.discard(key)
+                    self._gate.changed.notify_all()
+
+    def _persist(
+        self, key: str, request: ChatRequest, given_up: Callable[[], bool]
+    ) -> ChatReply | ChatFailure:
+        sent = retries = 0
+        while True:
+            outcome = self._attempt(key, request, sent > 0, given_up)
+            sent += 1
             if isinstance(outcome, ChatReply):
                 self._finished(None)
                 return outcome
             if outcome is None or self._hopeless(outcome):
-                break
-            if not outcome.passes or attempt == self._patience.retries:
-                reason = outcome.reason + (f"; asked {attempt + 1} times" if attempt else "")
+                return ChatFailure(self.stopped or "the batch was interrupted", stopped=True)
+            if outcome.refuses:
+                continue
+            if not outcome.passes or retries == self._patience.retries:
+                reason = outcome.reason + (f"; asked {sent} times" if sent > 1 else "")
                 self._finished(reason)
                 return ChatFailure(reason)
-            self._gate.rest(max(self._wait(attempt), outcome.pause or 0.0), given_up)
-        return ChatFailure(self.stopped or "the batch was interrupted", stopped=True)
+            self._gate.rest(max(self._wait(retries), outcome.pause or 0.0), given_up)
+            retries += 1
 
     def _attempt(
         self, key: str, request: ChatRequest, again: bool, given_up: Callable[[], bool]
@@ -119,7 +148,7 @@ class Sender:
                 return None
             outcome, sent = None, time.monotonic()
             try:
-                outcome = ask(self._client, self._model, self._extra, request)
+                outcome = ask(self._client, self._model, self._extra, request, self._refused)
             finally:
                 self._ledger.settle(key, request, booked, outcome, again)
             self._heed(outcome, sent)
@@ -133,6 +162,8 @@ class Sender:
             self._answered = True
             self._gate.succeeded()
             return
+        if outcome.refuses:
+            self._go_without(outcome.refuses)
         if outcome.status in (429, 503):
             self._gate.overrun(sent)
         if outcome.passes and outcome.pause is not None:
@@ -144,6 +175,13 @@ class Sender:
                 )
         if self._hopeless(outcome):
             self._stop(outcome.reason)
+
+    def _go_without(self, fields: frozenset[str]) -> None:
+        with self._gate.changed:
+            new = fields - self._refused
+            self._refused |= fields
+        for name in sorted(new & SAMPLING):
+            logger.warning("the model takes no %s; it replies at its own", name)
 
     def _hopeless(self, trouble: Trouble) -> bool:
         """Some endpoints refuse single requests, which they do not like, with 403."""
