@@ -79,6 +79,32 @@ VERDICTS = [
     *("Without a doubt X is better.", "It is long, so X is better.", "Vitamin Y is better. [[X]]"),
     "While Output (y) does not answer, Output (x) is better.",
     "Both outputs execute the instruction, Output (x) is better.",
+    *(
+        "X. Answer X is more complete and accurate.",
+        "X - it is more accurate.",
+        "X: more accurate",
+        "X (it is the true one)",
+        "Answer X serves the question better.",
+        "The answer that serves the question better is X.",
+        "Assistant X's response is better.",
+        "Answer X outperforms Answer Y.",
+        "Response X seems to be the better one.",
+        "The better answer is clearly X.",
+        "I lean towards X.",
+        "**Winner: X** 🏆",
+        "Winner: X (by far)",
+        "better_answer: X",
+        "<winner>X</winner>",
+        "My vote: X",
+        "Answer Y is shorter but X is better.",
+    ),
+    # A letter, and then what speaks for the other answer nevertheless.
+    *(
+        "X\n\nWhile Answer Y is better formatted, it contains errors.",
+        "X\nAlthough Y is better at explaining, it is wrong.",
+        "X\nExplanation: Answer Y is better written but wrong.",
+        '{"winner": "X", "reason": "Answer Y is better written but wrong."}',
+    ),
     "Assistant (y) argues that Output (y) is better. I agree with Assistant (x) that Output (x) is better.",
 ]
 OPEN = [
@@ -116,6 +142,21 @@ OPEN = [
         "Answer A: 7/10\nAnswer B: 9/10",
     ),
     "Output (a) is better in style; Output (b) is better in content. I would pick neither.",
+    *(
+        "The worse answer is A.",
+        "The incorrect answer is B.",
+        "The losing answer: A",
+        "Worse choice: B",
+        "The second best is B.",
+        "The less preferred answer is A.",
+        "The shorter answer is A.",
+    ),
+    *("A?", "Is it so that Output (a) is better?", "Answer: A, B", "A: 8/10. B: 6/10.", "A. Good. B. Bad."),
+    *("There is no reason to believe A is better.", "Nobody would say A is better.", "Answer A: it is long."),
+    "One might think that A is better. But it is false.",
+    "Answer A is better in terms of accuracy and Answer B is better in terms of style.",
+    "A\n\nOn second thought, B is better.",
+    "Although A is better, it is wrong.",
     *("**Answer A**\nGood.\n**Answer B**\nBad.", "I'd say a better answer is possible."),
 ]
 
@@ -135,7 +176,8 @@ def test_no_verdict_is_guessed(reply):
 
 
 @pytest.mark.parametrize(
-    "part", ["(", "output" + " " * 200, "Output (a) is better than ", "\n", "not ", "[[ a", "A "]
+    "part",
+    ["(", "output" + " " * 200, "Output (a) is better than ", "\n", "not ", "[[ a", "A ", "A. ", "while "],
 )
 def test_a_long_reply_of_one_kind_is_read_all_the_same(part):
     """Matching in the square of the length would take minutes here."""
