@@ -216,7 +216,7 @@ def test_the_offline_switch_of_the_hub_is_named(monkeypatch):
     with FaultyServer(echo) as server:
         client = ChatClient(server.url)
         outcomes = client.complete(numbered(5))
-    assert "unset it" in client.stopped
+    assert "unset HF_HUB_OFFLINE" in client.stopped
     assert outcomes == [ChatFailure(client.stopped, stopped=True)] * 5
 
 

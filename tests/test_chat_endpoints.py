@@ -204,6 +204,52 @@ def test_a_redirect_to_another_host_is_not_shown_the_key(status, monkeypatch):
         assert outcome.reason.endswith(f"(redirected to {target}/chat/completions; give that address)")
 
 
+def test_a_forbidden_request_does_not_end_a_batch_that_was_answered_before(tmp_path):
+    """Some endpoints forbid single requests; when a batch is taken up, such a one may come first."""
+
+    def plan(payload, _attempt):
+        return "403" if payload["messages"][0]["content"] == "b" else None
+
+    requests = [asked(text) for text in "abc"]
+    with FaultyServer(echo, plan=plan) as server:
+        settings = {"concurrency": 1, "cache": tmp_path / "c"}
+        ChatClient(server.url, **settings).complete(requests[:1])
+        client = ChatClient(server.url, **settings)
+        assert texts(client.complete(requests)) == ["answer to a", None, "answer to c"]
+    assert client.stopped is None
+
+
+def test_who_waits_for_an_endpoint_that_is_not_there_is_told_why_once(caplog):
+    with FaultyServer(echo, plan=scripted(*["503"] * 6)) as server:
+        client = ChatClient(server.url, backoff=0.01)
+        assert None not in texts(client.complete([asked(str(n)) for n in range(9)]))
+    assert (
+        caplog.text.count(
+            "the endpoint answers with status 503: this is fault 503; asking again, up to 6 times"
+        )
+        == 1
+    )
+
+
+def test_an_endpoint_that_wants_a_models_name_says_so():
+    said = sentence("The model `dummy` does not exist.")
+    with FaultyServer(echo, plan=lambda *_: "404", refusal=said) as server:
+        (outcome,) = ChatClient(server.url).complete([asked("hi")])
+    assert outcome.reason == (
+        "the endpoint answers with status 404: The model `dummy` does not exist.; give the name of a model that it "
+        "serves"
+    )
+
+
+def test_a_key_is_not_shown_in_part_where_a_quote_ends(monkeypatch):
+    monkeypatch.setenv("HF_ICON2_ENDPOINT_KEY", KEY)
+    with FaultyServer(lambda payload: b"x" * payload["max_tokens"] + KEY.encode()) as server:
+        client = ChatClient(server.url, retries=0, window=1000)
+        outcomes = client.complete([asked("hi", max_tokens=before) for before in range(30, 220)])
+    assert len(server.seen) == 190
+    assert all(KEY[:4] not in outcome.reason for outcome in outcomes)
+
+
 def test_an_address_in_capitals_is_an_address():
     with FaultyServer(echo) as server:
         client = ChatClient(server.url.replace("http://", "HTTP://"))
@@ -238,7 +284,8 @@ except Exception as error:
         ),
         ("HTTP_PROXY", "ftp://127.0.0.1:9", "ValueError no connection can be made as the environment says"),
         ("SSL_CERT_FILE", "/no/such/file", "ValueError no connection can be made as the environment says"),
-        ("HF_HUB_OFFLINE", "1", "HF_HUB_OFFLINE=1 forbids"),
+        ("HF_HUB_OFFLINE", "1", "unset HF_HUB_OFFLINE"),
+        ("TRANSFORMERS_OFFLINE", "1", "unset HF_HUB_OFFLINE and TRANSFORMERS_OFFLINE"),
     ],
 )
 def test_what_the_environment_spoils_is_named(name, value, said):
@@ -347,3 +394,18 @@ for trial in range(6):
         [sys.executable, "-c", code], env=OWN_TREE, cwd=tmp_path, capture_output=True, text=True
     )
     assert (found.stdout.split(), found.stderr) == (["0"] * 6, "")
+
+
+# Requests.
+
+
+def test_requests_may_come_from_a_generator():
+    with FaultyServer(echo) as server:
+        outcomes = ChatClient(server.url).complete(asked(text) for text in "ab")
+    assert texts(outcomes) == ["answer to a", "answer to b"]
+
+
+@pytest.mark.parametrize("messages", ["hi", {"role": "user", "content": "hi"}, ["hi"], [None], [{}], None])
+def test_messages_that_are_no_conversation_are_a_sentence(messages):
+    with pytest.raises(ValueError, match="messages must be one or more dicts of texts"):
+        ChatRequest(messages)

@@ -101,11 +101,14 @@ def ask(
         )
         return read_completion(completion)
     except OfflineModeIsEnabled:
-        return Trouble("HF_HUB_OFFLINE=1 forbids requests, even to this machine; unset it", hopeless=True)
+        return Trouble(
+            "offline mode forbids requests, even to this machine; unset HF_HUB_OFFLINE and TRANSFORMERS_OFFLINE",
+            hopeless=True,
+        )
     except (HTTPError, *UNREADABLE) as error:
         response = _refusal(error)
         if response is not None:
-            return _refused(response, client.token, without)
+            return _refused(response, client.token, without, nameless=model is None)
         if isinstance(error, HTTPError):
             return _unanswered(error, client)
         said = shortened_sentence(without_key(what_is_wrong(error), client.token))
@@ -147,13 +150,15 @@ def _refusal(error: BaseException | None) -> Any:  # noqa: ANN401
     return None
 
 
-def _refused(response: Any, key: str | None, without: frozenset[str]) -> Trouble:  # noqa: ANN401
+def _refused(response: Any, key: str | None, without: frozenset[str], nameless: bool) -> Trouble:  # noqa: ANN401
     status = int(response.status_code)
     sentence, codes = _said_by(response)
     said = shortened_sentence(without_key(sentence, key))
     moved = without_key(_moved(response), key)
+    # What huggingface_hub calls a model without a name.
+    name = "; give the name of a model that it serves" if nameless and "dummy" in said else ""
     return Trouble(
-        f"the endpoint answers with status {status}" + (f": {said}" if said else "") + moved,
+        f"the endpoint answers with status {status}" + (f": {said}" if said else "") + moved + name,
         status,
         passes=status in (408, 425, 429) or status >= 500,
         hopeless=status in (401, 402) or bool(codes & _NO_CREDIT),

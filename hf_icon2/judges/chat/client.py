@@ -131,11 +131,12 @@ class ChatClient:
             OSError: If the cache can no longer be used; replies until then are kept.
             ValueError: If it is damaged.
         """
-        if isinstance(requests, ChatRequest) or not all(isinstance(each, ChatRequest) for each in requests):
+        asked = [] if isinstance(requests, ChatRequest) else list(requests)
+        if isinstance(requests, ChatRequest) or not all(isinstance(each, ChatRequest) for each in asked):
             raise TypeError(
                 "complete() takes a list of ChatRequest, got something else; pass [request] for one"
             )
-        batch = Batch(requests, self._key_of, self._store.replies)
+        batch = Batch(asked, self._key_of, self._known)
         self._begin()
         try:
             batch.work(
@@ -163,6 +164,11 @@ class ChatClient:
 
     def _key_of(self, request: ChatRequest) -> str:
         return request_key(self.endpoint, self.model, self._extra, request)
+
+    def _known(self, keys: Sequence[str]) -> dict[str, ChatReply]:
+        known = self._store.replies(keys)
+        self._sender.accepted |= bool(known)
+        return known
 
     def _cost(self) -> str:
         cost = self.usage.cost

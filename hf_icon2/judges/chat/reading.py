@@ -9,7 +9,7 @@ from typing import Any
 from hf_icon2.judges.chat.records import ChatReply
 
 _LONGEST_SENTENCE = 200  # characters of what a server says
-_LONGEST_QUOTE = 60
+_LONGEST_QUOTE = 1000  # before the key is taken out, and it is shortened
 _MOST_TOKENS = 10**12  # no reply has so many; SQLite cannot count without end
 
 UNREADABLE = (ValueError, TypeError, AttributeError, LookupError, RecursionError)

@@ -75,7 +75,9 @@ class Sender:
         self._client, self._model, self._extra = client, model, extra
         self._patience, self._gate, self._store, self._ledger = patience, gate, store, ledger
         self._last: deque[str | None] = deque(maxlen=patience.window)  # why requests failed; None for replies
-        self._answered = False  # ever
+        self.accepted = False
+        """Whether the endpoint has ever answered us, so that a refusal is not of us but of a request."""
+        self._told = False  # why the first request was sent again
         self._refused: frozenset[str] = frozenset()  # fields that the model does not take
         self._asked: set[str] = set()  # keys that some thread sees to
 
@@ -127,6 +129,7 @@ class Sender:
                 reason = outcome.reason + (f"; asked {sent} times" if sent > 1 else "")
                 self._finished(reason)
                 return ChatFailure(reason)
+            self._tell(outcome)
             self._gate.rest(max(self._wait(retries), outcome.pause or 0.0), given_up)
             retries += 1
 
@@ -159,7 +162,7 @@ class Sender:
     def _heed(self, outcome: ChatReply | Trouble, sent: float) -> None:
         """What an outcome means for the requests to come."""
         if isinstance(outcome, ChatReply):
-            self._answered = True
+            self.accepted = True
             self._gate.succeeded()
             return
         if outcome.refuses:
@@ -176,6 +179,13 @@ class Sender:
         if self._hopeless(outcome):
             self._stop(outcome.reason)
 
+    def _tell(self, trouble: Trouble) -> None:
+        """Who waits for an endpoint that is not there wonders why."""
+        with self._gate.changed:
+            told, self._told = self._told, True
+        if not told:
+            logger.warning("%s; asking again, up to %d times", trouble.reason, self._patience.retries)
+
     def _go_without(self, fields: frozenset[str]) -> None:
         with self._gate.changed:
             new = fields - self._refused
@@ -185,7 +195,7 @@ class Sender:
 
     def _hopeless(self, trouble: Trouble) -> bool:
         """Some endpoints refuse single requests, which they do not like, with 403."""
-        return trouble.hopeless or (trouble.status == 403 and not self._answered)
+        return trouble.hopeless or (trouble.status == 403 and not self.accepted)
 
     def _wait(self, attempt: int) -> float:
         """Exponential backoff with full jitter, so that requests which failed together do not come back together."""
