@@ -424,6 +424,12 @@ def test_a_conversation_for_a_question_is_refused():
         RankingJudge(Script()).rank([[{"role": "user", "content": "q"}]], [["a", "b"]])
 
 
+@pytest.mark.parametrize("answer", [None, 3, ["b"]])
+def test_an_answer_that_is_no_text_is_refused(answer):
+    with pytest.raises(TypeError, match="question 0 has an answer that is no text"):
+        RankingJudge(Script()).rank(["q"], [["a", answer]])
+
+
 def test_one_text_for_answers_is_refused():
     with pytest.raises(TypeError, match="pass a list of texts"):
         RankingJudge(Script()).rank(["q"], ["ab"])

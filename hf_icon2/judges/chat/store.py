@@ -39,6 +39,10 @@ def request_key(endpoint: str, model: str | None, extra: dict[str, Any], request
     try:
         text = json.dumps(whole, sort_keys=True, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
+    except UnicodeEncodeError:
+        raise ValueError(
+            "the request cannot be written as JSON (a text holds half of a character, a lone surrogate)"
+        ) from None
     except (TypeError, ValueError) as error:
         raise ValueError(f"the request cannot be written as JSON ({error})") from None
 
@@ -184,7 +188,8 @@ class ReplyStore:
                 yield
         except sqlite3.OperationalError as error:
             raise OSError(
-                f"the cache {self.path} cannot be used ({error}); make room, or give another cache="
+                f"the cache {self.path} cannot be used ({error}); its folder must be writable and have room; or give "
+                "another cache="
             ) from error
         except sqlite3.DatabaseError as error:
             raise ValueError(
