@@ -23,10 +23,10 @@ from hf_icon2.distillation.cycle_ranking import rank_candidates
 from hf_icon2.distillation.cycle_recipe import FREE, CycleRecipe
 from hf_icon2.distillation.cycle_state import CycleState, Row
 from hf_icon2.distillation.demonstrations import DemonstrationPool
-from hf_icon2.distillation.passes import pass_arguments, round_seed, train_student
+from hf_icon2.distillation.passes import load_student, pass_arguments, round_seed, train_student
 from hf_icon2.judges.wording import question_text
 from hf_icon2.likelihood import continuation_log_probs
-from hf_icon2.loading import load_model, load_tokenizer
+from hf_icon2.loading import load_tokenizer
 from hf_icon2.prompts import Instruction, as_messages, encode_exchange, refuse_one_text
 from hf_icon2.steering.decoding import Sampling
 from hf_icon2.storage import locked, read_json, write_atomic
@@ -79,6 +79,11 @@ class CycleAlign:
             raise TypeError(
                 f"student must be a model id or path, got {type(student).__name__}: every cycle loads its own; save "
                 "the model and its tokenizer with save_pretrained() and pass the folder"
+            )
+        if not callable(getattr(ranker, "rank", None)):
+            raise TypeError(
+                f"ranker must have a method rank(questions, answers, demonstrations, *, progress), got "
+                f"{type(ranker).__name__}; see hf_icon2.judges.ranking.Ranker"
             )
         self.student = os.fspath(student)
         self.prompts = list(prompts)
@@ -139,7 +144,11 @@ class CycleAlign:
             self.output,
             self.recipe.to_dict(),
             begun=candidates is not None,
-            free=FREE if first.rankings is not None else (*FREE, "ranker"),
+            free=(
+                *FREE,
+                *([] if first.rankings is not None else ["ranker"]),
+                *([] if first.figures is not None else ["training"]),
+            ),
         )
         if not all(map(self._is_ours, candidates or ())):
             raise ValueError(f"{self.output} holds responses to other prompts; give another output folder")
@@ -190,7 +199,7 @@ class CycleAlign:
 
     def _candidates(self, source: str, tokenizer: PreTrainedTokenizerBase, number: int) -> list[Row]:
         """K different responses per instruction and what the student makes of them."""
-        settings, student = self.recipe.sampling, load_model(source)
+        settings, student = self.recipe.sampling, load_student(source)
         directions = self._directions()
         drawn = sample_candidates(
             student,
