@@ -229,7 +229,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--noises", type=float, nargs="+", default=[1.0])
+    parser.add_argument("--noises", type=float, nargs="+", default=[3.0])
     parser.add_argument("--tune", action="store_true", help="accuracy on validation prompts, seed 0")
     parser.add_argument("--output", type=Path, default=Path("runs/cyclealign-benchmark"))
     arguments = parser.parse_args()
