@@ -177,7 +177,18 @@ def test_no_verdict_is_guessed(reply):
 
 @pytest.mark.parametrize(
     "part",
-    ["(", "output" + " " * 200, "Output (a) is better than ", "\n", "not ", "[[ a", "A ", "A. ", "while "],
+    [
+        "(",
+        "output" + " " * 200,
+        "Output (a) is better than ",
+        "\n",
+        "not ",
+        "[[ a",
+        "A ",
+        "A. ",
+        "while ",
+        "- -\n",
+    ],
 )
 def test_a_long_reply_of_one_kind_is_read_all_the_same(part):
     """Matching in the square of the length would take minutes here."""

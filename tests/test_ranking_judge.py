@@ -186,6 +186,15 @@ def test_whatever_stands_around_the_one_ranking_is_no_obstacle(reply):
     assert parse_ranking(reply, 4) == (1, 0, 3, 2)
 
 
+@pytest.mark.parametrize(
+    "reply", ["B > A" + " " * 300_000 + "?", " " * 300_000 + "B > A ?", "B > " * 100_000]
+)
+def test_a_long_reply_is_refused_like_any_other(reply):
+    """Matching in the square of the length would take minutes here."""
+    with pytest.raises(ValueError, match="is not one ranking line"):
+        parse_ranking(reply, 2)
+
+
 def test_every_permutation_is_read_back():
     for order in itertools.permutations(range(5)):
         assert parse_ranking(" > ".join(string.ascii_uppercase[seat] for seat in order), 5) == order

@@ -10,7 +10,7 @@ from string import ascii_uppercase as LETTERS
 Order = tuple[int, ...]
 """Indices of answers, best first."""
 
-_LINE = re.compile(r"\s*(?:(?i:(?:final )?ranking:)\s*)?([A-Z](?: *> *[A-Z])+)\s*\.?\s*")
+_LINE = re.compile(r"(?:(?i:(?:final )?ranking:)\s*)?([A-Z](?: *> *[A-Z])+)\s*\.?")
 _MARKUP = re.compile(r"\*\*|[`\"\\]")
 _MOST_SHOWN = 60
 
@@ -32,7 +32,7 @@ def parse_ranking(reply: str, count: int) -> Order:
     """
     said = reply.rpartition("</think>")[2].partition("<think>")[0].strip()
     ranking = [line for line in _MARKUP.sub("", said).split("\n") if ">" in line]
-    found = _LINE.fullmatch(ranking[0]) if len(ranking) == 1 else None
+    found = _LINE.fullmatch(ranking[0].strip()) if len(ranking) == 1 else None
     if found is None:
         raise ValueError(f"the reply is not one ranking line: {shortened(said or reply.strip())}")
     letters = re.findall("[A-Z]", found[1])

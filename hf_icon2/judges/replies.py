@@ -49,7 +49,7 @@ _VERDICTS = tuple(
 )
 _UNDECIDED = re.compile(
     rf"{_NAMED}\s*(?:is\s+(?:not|no|never)|isn't)\s+{_DEGREE}{_BETTER}"
-    r"|\ba\s+(?:tie|draw)\b|^\W*tie\W*$|\[\[\s*(?:c|tie|a\s*=\s*b)\s*\]\]|\b(?:choose|prefer|pick|select)\s+(?:neither|both|none)\b"
+    r"|\ba\s+(?:tie|draw)\b|^[^\w\n]*tie[^\w\n]*$|\[\[\s*(?:c|tie|a\s*=\s*b)\s*\]\]|\b(?:choose|prefer|pick|select)\s+(?:neither|both|none)\b"
     r"|\bequally\s+(?:good|bad|well|helpful|correct|valid)\b"
     rf"|\b(?:neither|both)\s+(?:of\s+)?(?:them|one|is|are|{_NOUN}s?\s+(?:is|are))\s+{_DEGREE}{_BETTER}",
     _FLAGS,
