@@ -153,7 +153,9 @@ class RewardModel(Judge):
         return int(min(self.max_length, positions, self.tokenizer.model_max_length))
 
     def _encoded(self, rows: list[str], **options: Any) -> BatchEncoding:
-        return self.tokenizer(rows, add_special_tokens=self.tokenizer.chat_template is None, **options)
+        plain = self.tokenizer.chat_template is None
+        encoded: BatchEncoding = self.tokenizer(rows, add_special_tokens=plain, **options)
+        return encoded
 
     def _warn_of_cuts(self, rows: list[str]) -> None:
         most = self._most_tokens
