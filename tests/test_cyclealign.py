@@ -358,7 +358,7 @@ class ByLength:
 
     def rank(self, questions, answers, demonstrations=(), *, progress=None):
         scores = [tuple(-float(len(text)) for text in texts) for texts in answers]
-        scores[0], scores[1] = (1.0,) * 3, (float("nan"), 0.0, 1.0)
+        scores[0], scores[1] = (1.0,) * len(answers[0]), (float("nan"), *scores[1][1:])
         return [Ranking(None, "no idea"), *map(Ranking, scores[:-1])]
 
 
