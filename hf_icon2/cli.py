@@ -13,7 +13,8 @@ from pathlib import Path
 
 from hf_icon2 import __version__
 from hf_icon2.commands.flags import add_flags, with_flags
-from hf_icon2.recipe import Recipe, read_settings
+from hf_icon2.recipe import Recipe
+from hf_icon2.settings import read_settings
 
 COMMANDS = {
     "run": "the whole road: from directions to the report",

@@ -105,6 +105,8 @@ def read_json_lines(path: Path) -> list[Any]:
     """
     rows = []
     for number, line in enumerate(path.read_bytes().splitlines(), 1):
+        if not line.strip():
+            continue  # editors and shells leave empty lines
         try:
             rows.append(json.loads(line))
         except (ValueError, RecursionError) as error:

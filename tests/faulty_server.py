@@ -29,7 +29,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-Answer = Callable[[dict], dict | str]
+Answer = Callable[[dict], dict | str | bytes]
 Plan = Callable[[dict, int], str | None]
 
 
@@ -100,11 +100,11 @@ class FaultyServer(ThreadingHTTPServer):
     """Serves POST /v1/chat/completions in a thread of its own, within a `with` block.
 
     Args:
-        answer: Makes the reply's text, or the whole body (see `completion`), of a request's body.
+        answer: Makes the reply's text, or the whole body (see `completion`, or bytes), of a request's body.
         plan: Which attempts fail, and how; none by default.
         latency: Seconds before each reply, also of statuses.
         wrong: Changes the text of replies for the fault "wrong".
-        refusal: Body of statuses; a sentence as JSON by default.
+        refusal: Body of statuses, or what makes it of a request's body; a sentence as JSON by default.
     """
 
     request_queue_size = 128
@@ -117,7 +117,7 @@ class FaultyServer(ThreadingHTTPServer):
         plan: Plan | None = None,
         latency: float = 0.0,
         wrong: Callable[[dict, str], str] = lambda _payload, _text: "?",
-        refusal: bytes | None = None,
+        refusal: bytes | Callable[[dict], bytes] | None = None,
     ) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.answer, self.plan, self.latency, self.wrong, self.refusal = answer, plan, latency, wrong, refusal
@@ -246,7 +246,7 @@ class _Handler(BaseHTTPRequestHandler):
             message["content"] = self.server.wrong(seen.payload, message["content"])
         if fault == "empty":
             body = {"object": "error", "message": "the backend is gone"}
-        data = json.dumps(body).encode()
+        data = body if isinstance(body, bytes) else json.dumps(body).encode()
         if fault == "malformed":
             data = data[: len(data) // 2]
         self._send(seen, 200, data, cut=fault == "cut")
@@ -259,7 +259,9 @@ class _Handler(BaseHTTPRequestHandler):
     def _refuse(self, seen: Seen, fault: str, *, cut: bool) -> None:
         status, _, header = fault.partition(" ")
         said = json.dumps({"error": {"message": f"this is fault {status}", "code": int(status)}}).encode()
-        self._send(seen, int(status), self.server.refusal or said, header=header, cut=cut)
+        refusal = self.server.refusal or said
+        data = refusal if isinstance(refusal, bytes) else refusal(seen.payload)
+        self._send(seen, int(status), data, header=header, cut=cut)
 
     def _send(self, seen: Seen, status: int, data: bytes, *, cut: bool = False, header: str = "") -> None:
         self.server.finish(seen)

@@ -33,11 +33,13 @@ MAY_IMPORT: dict[str, set[str]] = {
     "judges": GROUND,
     "evaluation": set(),
     "toy": set(),
-    "distillation": GROUND | {"directions", "steering", "synthesis", "judges", "trainers", "recipe"},
+    "settings": {"storage"},
+    "distillation": GROUND
+    | {"directions", "steering", "synthesis", "judges", "trainers", "recipe", "settings"},
 }
 ROOMS = set(MAY_IMPORT)
 MAY_IMPORT |= {
-    "recipe": {"criteria", "storage"},
+    "recipe": {"criteria", "storage", "settings"},
     "pipeline": ROOMS | {"recipe"},
     "commands": ROOMS | {"recipe", "pipeline", "playground"},
     "playground": ROOMS,
@@ -63,6 +65,7 @@ WITHOUT_TORCH = {
     "cli",
     "criteria",
     "recipe",
+    "settings",
     "directions/config",
     "distillation/recipe",
     "distillation/claim",
@@ -83,7 +86,9 @@ WITHOUT_TORCH = {
     "judges/chat/batch",
     "judges/chat/budget",
     "judges/chat/client",
+    "judges/chat/fields",
     "judges/chat/ledger",
+    "judges/chat/reading",
     "judges/chat/records",
     "judges/chat/sending",
     "judges/chat/store",

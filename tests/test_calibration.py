@@ -208,6 +208,11 @@ def turn(role, content):
             "chosen": [turn("user", "q"), turn("assistant", "good")],
             "rejected": [turn("user", "q"), turn("assistant", "bad")],
         },
+        {  # HuggingFaceH4/ultrafeedback_binarized
+            "prompt": "q",
+            "chosen": [turn("user", "q"), turn("assistant", "good")],
+            "rejected": [turn("user", "q"), turn("assistant", "bad")],
+        },
         {"question": "q", "first": "bad", "second": "good", "label": 2},
         {"question": "q", "first": "good", "second": "bad", "label": "first"},
         {"input": "q", "output_1": "bad", "output_2": "good", "label": 2},

@@ -180,7 +180,7 @@ def test_whatever_a_server_says_with_a_refusal_is_repeated_in_short(body, said):
         {"choices": [None]},
         {
             "choices": [
-                {"message": {"content": "A"}, "logprobs": {"content": [{"top_logprobs": [{"token": "A"}]}]}}
+                {"message": {"content": "A"}, "logprobs": {"content": [{"top_logprobs": [{"logprob": "x"}]}]}}
             ]
         },
     ],
@@ -216,7 +216,7 @@ def test_the_offline_switch_of_the_hub_is_named(monkeypatch):
     with FaultyServer(echo) as server:
         client = ChatClient(server.url)
         outcomes = client.complete(numbered(5))
-    assert "unset it" in client.stopped
+    assert "unset HF_HUB_OFFLINE" in client.stopped
     assert outcomes == [ChatFailure(client.stopped, stopped=True)] * 5
 
 

@@ -10,7 +10,7 @@ import pytest
 from hf_icon2 import Recipe, __version__
 from hf_icon2.cli import COMMANDS, _parser, _recipe, main
 from hf_icon2.pipeline.folder import RunFolder
-from hf_icon2.recipe import sections
+from hf_icon2.settings import sections
 
 
 def recipe_of(*argv: str) -> Recipe:
@@ -40,7 +40,7 @@ def exits(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, str]:
 def test_every_command_has_help_with_every_setting(capsys, command):
     code, text = exits(capsys, command, "--help")
     assert code == 0
-    for section, kind in sections().items():
+    for section, kind in sections(Recipe).items():
         for name in kind.__dataclass_fields__:
             assert f"--{section}.{name}" in text
     assert "--output" in text

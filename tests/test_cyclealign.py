@@ -10,6 +10,7 @@ from string import ascii_uppercase as LETTERS
 import pytest
 import torch
 from faulty_server import FaultyServer, at_random
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 
 from hf_icon2 import ChatClient, CycleAlign, CycleRecipe, DirectionVectors, sample_candidates
@@ -21,7 +22,7 @@ from hf_icon2.judges.verdicts import Demonstration, Ranking
 from hf_icon2.loading import load_model, load_tokenizer
 from hf_icon2.steering.decoding import Sampling as Sampled
 from hf_icon2.storage import locked, read_json, read_json_lines
-from hf_icon2.toy import instructions, student_path
+from hf_icon2.toy import assistant_path, instructions, student_path
 from hf_icon2.toy.ranking import RankingRule, read_prompt, static_demonstrations
 
 HERE = Path(__file__).parent
@@ -231,7 +232,11 @@ def test_a_run_that_is_done_is_not_done_again_and_another_cycle_may_follow(finis
     ):
         with pytest.raises(ValueError, match=message):
             cycle(folder, RankingJudge(ChatClient(endpoint.url)), settings(**changes)).run()
-    with pytest.raises(ValueError, match="other demonstrations"):
+    with pytest.raises(ValueError, match="holds a run with another student"):
+        CycleAlign(assistant_path(), PROMPTS, ByLength(), folder, settings(), demonstrations=STATIC).run()
+    with pytest.raises(ValueError, match="holds responses to other prompts"):
+        CycleAlign(student_path(), PROMPTS[::-1], ByLength(), folder, settings(), demonstrations=STATIC).run()
+    with pytest.raises(ValueError, match="holds a run with other demonstrations"):
         cycle(folder, RankingJudge(ChatClient(endpoint.url)), settings(cycles=3), demonstrations=[]).run()
 
 
@@ -353,7 +358,7 @@ class ByLength:
 
     def rank(self, questions, answers, demonstrations=(), *, progress=None):
         scores = [tuple(-float(len(text)) for text in texts) for texts in answers]
-        scores[0], scores[1] = (1.0,) * 3, (float("nan"), 0.0, 1.0)
+        scores[0], scores[1] = (1.0,) * len(answers[0]), (float("nan"), *scores[1][1:])
         return [Ranking(None, "no idea"), *map(Ranking, scores[:-1])]
 
 
@@ -371,6 +376,7 @@ def test_any_ranker_will_do_and_scores_that_say_nothing_are_dropped(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
+        ({"ranker": len}, TypeError, "ranker must have a method rank.*, got builtin_function_or_method"),
         ({"student": object()}, TypeError, r"student must be a model id or path, got object"),
         ({"prompts": "one text"}, TypeError, r"pass \[text\]"),
         ({"prompts": [{"prompt": "a row"}]}, TypeError, "an instruction is text or a list of messages"),
@@ -378,9 +384,9 @@ def test_any_ranker_will_do_and_scores_that_say_nothing_are_dropped(tmp_path):
     ],
 )
 def test_what_cannot_be_answered_is_refused_at_once(changes, error, message, tmp_path):
-    given = {"student": student_path(), "prompts": PROMPTS} | changes
+    given = {"student": student_path(), "prompts": PROMPTS, "ranker": ByLength()} | changes
     with pytest.raises(error, match=message):
-        CycleAlign(given["student"], given["prompts"], ByLength(), tmp_path / "run")
+        CycleAlign(**given, output=tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -396,6 +402,56 @@ def test_a_ranker_that_forgets_a_question_is_refused(tmp_path):
 
     with pytest.raises(ValueError, match=r"returned \d+ rankings for \d+ questions"):
         cycle(tmp_path / "run", Forgetful()).run()
+
+
+def test_a_ranker_with_another_number_of_scores_is_refused_before_they_are_kept(tmp_path):
+    class Short(ByLength):
+        def rank(self, questions, answers, demonstrations=(), *, progress=None):
+            return [Ranking((1.0, 0.0))] * len(questions)
+
+    with pytest.raises(ValueError, match="returned 2 scores for 3 answers"):
+        cycle(tmp_path / "run", Short(), settings(cycles=1)).run()
+    cycle(tmp_path / "run", ByLength(), settings(cycles=1)).run()  # the mended one goes on
+
+
+def test_a_ranker_may_return_the_numbers_of_its_library(tmp_path):
+    class OfTensors(ByLength):
+        def rank(self, questions, answers, demonstrations=(), *, progress=None):
+            return [Ranking(tuple(torch.tensor([float(len(text)) for text in row]))) for row in answers]
+
+    folder = cycle(tmp_path / "run", OfTensors(), settings(cycles=1)).run().parent
+    rows = read_json_lines(folder / "rankings.jsonl")
+    assert all(isinstance(score, float) for row in rows for score in row["scores"] or ())
+
+
+def test_an_adapter_learns_as_the_model_it_is_merged_into(tmp_path):
+    """The same samples, rankings and weights as from a student saved with the adapter merged by PEFT itself."""
+    adapted = get_peft_model(
+        load_model(student_path()), LoraConfig(r=2, target_modules="all-linear", init_lora_weights=False)
+    )
+    adapted.save_pretrained(tmp_path / "adapter")
+    adapted.merge_and_unload().save_pretrained(tmp_path / "merged")
+    students = []
+    for name in ("adapter", "merged"):
+        load_tokenizer(student_path()).save_pretrained(tmp_path / name)
+        run = CycleAlign(tmp_path / name, PROMPTS, ByLength(), tmp_path / f"{name}-run", settings(cycles=1))
+        students.append(load_file(run.run() / "model.safetensors"))
+    assert students[0].keys() == students[1].keys()
+    for name, weight in students[0].items():
+        torch.testing.assert_close(weight, students[1][name], rtol=0, atol=1e-5)
+
+
+def test_the_training_may_be_corrected_until_the_first_is_done(tmp_path):
+    """No row fits into 4 tokens; what was ranked is not asked for again."""
+    ranker = ByLength()
+    ranked = cycle(tmp_path / "run", ranker, settings(cycles=1, training=Training(max_length=4)))
+    with pytest.raises(ValueError, match="raise max_length"):
+        ranked.run()
+    before = (tmp_path / "run/cycle-1/rankings.jsonl").read_bytes()
+    cycle(tmp_path / "run", ranker, settings(cycles=1)).run()
+    assert (tmp_path / "run/cycle-1/rankings.jsonl").read_bytes() == before
+    with pytest.raises(ValueError, match="another recipe .see training.*max_length"):
+        cycle(tmp_path / "run", ranker, settings(cycles=1, training=Training(max_length=4))).run()
 
 
 def test_directions_spread_the_candidates_both_ways(tmp_path, random_directions):
@@ -431,27 +487,18 @@ def test_the_cycle_ends_where_agreement_stops_rising():
 
 
 def test_an_early_end_is_kept(tmp_path):
-    """A black box that ranks the other way round in cycle 2: tau falls, and cycle 3 never begins."""
+    """A black box that ranks as the student does, and in cycle 2 the other way round: cycle 3 never begins."""
 
-    class Turning(ByLength):
+    class Turning:
         calls = 0
 
         def rank(self, questions, answers, demonstrations=(), *, progress=None):
             self.calls += 1
-            return [Ranking(tuple(self.sign() * score for score in range(3))) for _ in answers]
-
-        def sign(self):
-            return 1 if self.calls == 1 else -1
-
-    class Student(Turning):
-        """Ranks as the student does, then against it."""
-
-        def rank(self, questions, answers, demonstrations=(), *, progress=None):
-            self.calls += 1
+            sign = 1 if self.calls == 1 else -1
             rows = rows_of(tmp_path / "run", self.calls, "candidates")
-            return [Ranking(tuple(self.sign() * value for value in row["mean_log_probs"])) for row in rows]
+            return [Ranking(tuple(sign * value for value in row["mean_log_probs"])) for row in rows]
 
-    run = cycle(tmp_path / "run", Student(), settings(cycles=4, stop_early=True))
+    run = cycle(tmp_path / "run", Turning(), settings(cycles=4, stop_early=True))
     assert run.run() == tmp_path / "run" / "cycle-2" / "model"
     assert [row["tau"] for row in run.history] == [1.0, -1.0]
     assert read_json(tmp_path / "run" / "history.json")["ended"] == (

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from faulty_server import FaultyServer, completion
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
@@ -18,7 +19,7 @@ from hf_icon2.commands.flags import with_flags
 from hf_icon2.distillation.candidates import sample_candidates
 from hf_icon2.distillation.recipe import DistillationRecipe, Scoring
 from hf_icon2.loading import load_model, load_tokenizer
-from hf_icon2.recipe import read_settings, sections
+from hf_icon2.settings import read_settings, sections
 from hf_icon2.steering.decoding import Sampling
 from hf_icon2.storage import read_json_lines
 
@@ -106,7 +107,17 @@ def test_another_recipe_in_the_same_folder_is_refused(finished, command, capsys)
     assert "holds a run with another recipe (see scoring.alpha)" in capsys.readouterr().err
 
 
-def test_the_token_of_the_hub_is_shown_to_no_other_host(monkeypatch):
+def test_what_an_endpoint_answered_is_kept_with_the_run(tmp_path):
+    with FaultyServer(lambda _payload: completion("A", alternatives={"A": -0.1, "B": -2.5})) as server:
+        recipe = DistillationRecipe(scoring=Scoring(alpha=0.0, endpoint=server.url))
+        before, after = (
+            distill_pad._judge(recipe, tmp_path / distill_pad.CACHE)(["a or b ?"]) for _ in range(2)
+        )
+    assert before == after
+    assert len(server.seen) == 1
+
+
+def test_the_token_of_the_hub_is_shown_to_no_other_host(monkeypatch, tmp_path):
     """What a real server on this machine sees of a client whose environment holds a token."""
     seen = []
 
@@ -129,7 +140,7 @@ def test_the_token_of_the_hub_is_shown_to_no_other_host(monkeypatch):
             if key:
                 monkeypatch.setenv("HF_ICON2_ENDPOINT_KEY", key)
             with pytest.raises(ConnectionError, match="status 400"):
-                distill_pad._judge(recipe)(["a or b ?"])
+                distill_pad._judge(recipe, tmp_path / "cache")(["a or b ?"])
         server.shutdown()
     assert seen == ["Bearer -", "Bearer mine"]
 

@@ -13,7 +13,7 @@ from hf_icon2.commands.distill import METHODS
 from hf_icon2.commands.endpoints import chat_client
 from hf_icon2.distillation.cycle_recipe import CycleRecipe, Ranker
 from hf_icon2.judges.pairwise import PairwiseJudge
-from hf_icon2.recipe import read_settings, sections
+from hf_icon2.settings import read_settings, sections
 from hf_icon2.storage import read_json
 
 RECIPES = Path(__file__).parent.parent / "hf_icon2" / "recipes"
@@ -60,6 +60,9 @@ def test_the_folder_of_another_method_is_left_alone(tmp_path, capsys):
     (tmp_path / "recipe.json").write_text(json.dumps(CycleRecipe().to_dict()))
     assert main(["distill", "--output", str(tmp_path)]) == 1
     assert "go on with its own --method (pad, cyclealign, minds-mirror)" in capsys.readouterr().err
+    assert main(["distill", "--output", str(tmp_path), "--config", str(RECIPES / "pad.yaml")]) == 1
+    assert "is the recipe of another command or method" in capsys.readouterr().err
+    assert read_json(tmp_path / "recipe.json") == CycleRecipe().to_dict()
 
 
 @pytest.mark.parametrize(

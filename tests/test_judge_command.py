@@ -242,6 +242,15 @@ def test_a_reward_model_judges_two_files(sides, tmp_path, tiny_tokenizer, capsys
     assert "flip rate                             0.000" in said
 
 
+def test_the_answers_are_never_overwritten(sides, capsys):
+    before = [Path(path).read_bytes() for path in sides]
+    for path in sides:
+        assert "would replace the answers in it" in refused(
+            capsys, *sides, "--model", "toy", "--output", path
+        )
+    assert [Path(path).read_bytes() for path in sides] == before
+
+
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
@@ -282,6 +291,20 @@ def test_files_are_read_in_the_usual_layouts(kind, tmp_path):
     as_list = tmp_path / "rows.json"
     as_list.write_text(json.dumps([ROWS[kind]], indent=2))
     assert matched(plain, read_answers(as_list)).rows == [match]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '\ufeff{"prompt": "q", "answer": "a"}\n{"prompt": "r", "answer": "b"}\n',
+        '\ufeff[{"prompt": "q", "answer": "a"},\n {"prompt": "r", "answer": "b"}]',
+        '{"prompt": "q", "answer": "a"}\n\n  \n{"prompt": "r", "answer": "b"}\r\n\n',
+    ],
+)
+def test_what_editors_leave_in_files_is_no_obstacle(text, tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text(text, encoding="utf-8")
+    assert [row.text for row in read_answers(path)] == ["a", "b"]
 
 
 def test_an_alpaca_input_is_part_of_the_prompt(tmp_path):
@@ -341,7 +364,9 @@ def test_rows_that_do_not_fit_together_are_refused(first, second, said, tmp_path
         ("", "holds no answers"),
         ("not json\n", "line 1 of .* is not JSON"),
         ("[1, 2", "is not JSON"),
-        ("[1]", "row 1 of .* cannot be used"),
+        ("[1]", "row 1 of .* cannot be used: it is 1, not an object of prompt and answer"),
+        ('{"prompt": "q", "answer": 5}', "row 1 of .*: its answer is 5; allowed: text"),
+        ('{"prompt": "q", "answer": ["a", "b"]}', r"row 1 of .*: its answer is \['a', 'b'\]; allowed: text"),
         ('{"prompt": "q"}\n', "row 1 .* it has no answer"),
         ('{"prompt": "", "answer": "a"}\n', "row 1 .* an instruction is empty"),
         ('{"prompt": "q", "answer": null}\n', "row 1 .* it has no answer"),

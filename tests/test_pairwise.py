@@ -1,5 +1,6 @@
 """Verdicts read from text, both orders, round robins, reward models: against hand arithmetic and true tables."""
 
+import copy
 import inspect
 import math
 import random
@@ -11,7 +12,13 @@ from itertools import combinations
 import pytest
 import torch
 from faulty_server import FaultyServer, at_random, completion
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForSequenceClassification
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    LlamaConfig,
+    LlamaForSequenceClassification,
+)
 
 from hf_icon2 import Budget, ChatClient, LetterJudge, PairwiseJudge, RankingJudge, RewardModel
 from hf_icon2.judges.chat.records import ChatFailure
@@ -79,6 +86,32 @@ VERDICTS = [
     *("Without a doubt X is better.", "It is long, so X is better.", "Vitamin Y is better. [[X]]"),
     "While Output (y) does not answer, Output (x) is better.",
     "Both outputs execute the instruction, Output (x) is better.",
+    *(
+        "X. Answer X is more complete and accurate.",
+        "X - it is more accurate.",
+        "X: more accurate",
+        "X (it is the true one)",
+        "Answer X serves the question better.",
+        "The answer that serves the question better is X.",
+        "Assistant X's response is better.",
+        "Answer X outperforms Answer Y.",
+        "Response X seems to be the better one.",
+        "The better answer is clearly X.",
+        "I lean towards X.",
+        "**Winner: X** 🏆",
+        "Winner: X (by far)",
+        "better_answer: X",
+        "<winner>X</winner>",
+        "My vote: X",
+        "Answer Y is shorter but X is better.",
+    ),
+    # A letter, and then what speaks for the other answer nevertheless.
+    *(
+        "X\n\nWhile Answer Y is better formatted, it contains errors.",
+        "X\nAlthough Y is better at explaining, it is wrong.",
+        "X\nExplanation: Answer Y is better written but wrong.",
+        '{"winner": "X", "reason": "Answer Y is better written but wrong."}',
+    ),
     "Assistant (y) argues that Output (y) is better. I agree with Assistant (x) that Output (x) is better.",
 ]
 OPEN = [
@@ -116,6 +149,21 @@ OPEN = [
         "Answer A: 7/10\nAnswer B: 9/10",
     ),
     "Output (a) is better in style; Output (b) is better in content. I would pick neither.",
+    *(
+        "The worse answer is A.",
+        "The incorrect answer is B.",
+        "The losing answer: A",
+        "Worse choice: B",
+        "The second best is B.",
+        "The less preferred answer is A.",
+        "The shorter answer is A.",
+    ),
+    *("A?", "Is it so that Output (a) is better?", "Answer: A, B", "A: 8/10. B: 6/10.", "A. Good. B. Bad."),
+    *("There is no reason to believe A is better.", "Nobody would say A is better.", "Answer A: it is long."),
+    "One might think that A is better. But it is false.",
+    "Answer A is better in terms of accuracy and Answer B is better in terms of style.",
+    "A\n\nOn second thought, B is better.",
+    "Although A is better, it is wrong.",
     *("**Answer A**\nGood.\n**Answer B**\nBad.", "I'd say a better answer is possible."),
 ]
 
@@ -135,7 +183,19 @@ def test_no_verdict_is_guessed(reply):
 
 
 @pytest.mark.parametrize(
-    "part", ["(", "output" + " " * 200, "Output (a) is better than ", "\n", "not ", "[[ a", "A "]
+    "part",
+    [
+        "(",
+        "output" + " " * 200,
+        "Output (a) is better than ",
+        "\n",
+        "not ",
+        "[[ a",
+        "A ",
+        "A. ",
+        "while ",
+        "- -\n",
+    ],
 )
 def test_a_long_reply_of_one_kind_is_read_all_the_same(part):
     """Matching in the square of the length would take minutes here."""
@@ -372,6 +432,32 @@ def test_a_reward_model_ranks_by_its_rewards(classifier):
     for one, other in combinations(range(3), 2):
         (pair,) = model.compare(["Why?"], [answers[0][one]], [answers[0][other]])
         assert (pair.probability > 0.5) == (found[0].scores[one] > found[0].scores[other])
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+@pytest.mark.parametrize(("tokenizers", "models"), [("<pad>", 0), ("<pad>", 7), ("<pad>", None), (None, 0)])
+def test_rewards_are_the_same_alone_and_in_batches(tiny_tokenizer, side, kind, tokenizers, models):
+    """Whichever side the tokenizer pads, and whether or not the model knows its padding."""
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 320, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = AutoConfig.for_model(kind, **sizes, num_labels=1, bos_token_id=1, eos_token_id=2)
+    config.pad_token_id = models
+    tokenizer = copy.deepcopy(tiny_tokenizer)
+    tokenizer.padding_side, tokenizer.pad_token = side, tokenizers
+    model = RewardModel(AutoModelForSequenceClassification.from_config(config).eval(), tokenizer)
+    answers = ["Short.", "A longer answer than any other here.", "Of some length."]
+    alone = [model(["Why?"], [answer])[0] for answer in answers]
+    assert model(["Why?"] * 3, answers) == pytest.approx(alone, abs=1e-6)
+
+
+def test_rows_longer_than_the_model_reads_are_cut_and_counted(tiny_tokenizer, caplog):
+    """BERT has 64 positions, and fails at a 65th."""
+    sizes = {"vocab_size": 320, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = AutoConfig.for_model("bert", **sizes, num_labels=1, max_position_embeddings=64, pad_token_id=0)
+    model = RewardModel(AutoModelForSequenceClassification.from_config(config).eval(), tiny_tokenizer)
+    assert len(model(["Why?"] * 2, ["No.", "Because. " * 40])) == 2
+    assert "1 of 2 rows are longer than 64 tokens" in caplog.text
 
 
 def test_a_classifier_with_several_outputs_is_no_reward_model(classifier, tmp_path, tiny_tokenizer):

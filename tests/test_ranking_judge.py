@@ -132,7 +132,6 @@ def test_two_answers_ordered_oppositely_are_dropped():
         "A > B > C > D > E",
         "A > B > C > C",
         "A > B > C > D > A",
-        "A > B > C > D.",
         "A, B, C, D",
         "A > B = C > D",
         "a > b > c > d",
@@ -142,7 +141,11 @@ def test_two_answers_ordered_oppositely_are_dropped():
         "> A > B > C > D",
         "A >> B > C > D",
         "A > B > C > D\nB > A > C > D",
-        "A > B > C > D\n\nAnswer A is best.",
+        "A > B > C > D\n\nAnswer A is best, then B > C.",
+        "A > B > C > D\nNo, D > C > B > A.",
+        "A > B > C > D\nA > B > C > D",
+        "<think>\nA > B > C > D\n",
+        "A > B > C > D..",
         "Sure! A > B > C > D",
         "A\n> B > C > D",
         "Ranking: Ranking: A > B > C > D",
@@ -168,10 +171,28 @@ def test_a_reply_that_is_not_one_permutation_is_dropped_with_its_text(reply):
         "  B  >  A > D > C \n",
         "Ranking: B > A > D > C",
         "<think>A > B?</think>\n\nB > A > D > C",
+        "B > A > D > C.",
+        "**B > A > D > C**",
+        "**Ranking:** B > A > D > C",
+        "Ranking:\nB > A > D > C",
+        "`ranking: B > A > D > C`",
+        "```\nB > A > D > C\n```",
+        "Final ranking: B \\> A \\> D \\> C",
+        "Here is my ranking:\r\n\r\nB > A > D > C\r\n",
+        "Ranking: B > A > D > C\n\nAnswer B is the most helpful one.",
     ],
 )
-def test_spaces_the_heading_and_thoughts_are_no_obstacle(reply):
+def test_whatever_stands_around_the_one_ranking_is_no_obstacle(reply):
     assert parse_ranking(reply, 4) == (1, 0, 3, 2)
+
+
+@pytest.mark.parametrize(
+    "reply", ["B > A" + " " * 300_000 + "?", " " * 300_000 + "B > A ?", "B > " * 100_000]
+)
+def test_a_long_reply_is_refused_like_any_other(reply):
+    """Matching in the square of the length would take minutes here."""
+    with pytest.raises(ValueError, match="is not one ranking line"):
+        parse_ranking(reply, 2)
 
 
 def test_every_permutation_is_read_back():
@@ -410,6 +431,12 @@ def test_what_cannot_be_ranked_is_refused_before_anything_is_asked(questions, an
 def test_a_conversation_for_a_question_is_refused():
     with pytest.raises(TypeError, match="pass the text of a conversation"):
         RankingJudge(Script()).rank([[{"role": "user", "content": "q"}]], [["a", "b"]])
+
+
+@pytest.mark.parametrize("answer", [None, 3, ["b"]])
+def test_an_answer_that_is_no_text_is_refused(answer):
+    with pytest.raises(TypeError, match="question 0 has an answer that is no text"):
+        RankingJudge(Script()).rank(["q"], [["a", answer]])
 
 
 def test_one_text_for_answers_is_refused():

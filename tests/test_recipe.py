@@ -7,7 +7,7 @@ import pytest
 
 import hf_icon2
 from hf_icon2 import Criterion, Recipe
-from hf_icon2.recipe import read_settings, sections
+from hf_icon2.settings import read_settings, sections
 
 QUICKSTART = Path(hf_icon2.__file__).parent / "recipes" / "quickstart.yaml"
 
@@ -38,7 +38,7 @@ def test_the_quickstart_recipe_is_valid_and_about_the_bundled_model():
 
 
 def test_every_setting_has_a_line_of_help():
-    fields = [item for kind in sections().values() for item in kind.__dataclass_fields__.values()]
+    fields = [item for kind in sections(Recipe).values() for item in kind.__dataclass_fields__.values()]
     assert len(fields) > 30
     assert all(item.metadata["help"] for item in fields)
 

@@ -11,8 +11,8 @@ from types import ModuleType
 from typing import Any
 
 from hf_icon2.commands.flags import add_flags, with_flags
-from hf_icon2.distillation.recipe import PlainRecipe
-from hf_icon2.recipe import TOY, read_settings
+from hf_icon2.recipe import TOY
+from hf_icon2.settings import PlainRecipe, read_settings
 from hf_icon2.storage import read_json
 
 SUMMARY = "teach a student how a teacher ranks its responses, or how it reasons"

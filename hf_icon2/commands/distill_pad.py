@@ -12,6 +12,9 @@ from hf_icon2.recipe import TOY
 
 RECIPE, TOY_RECIPE = DistillationRecipe, "pad.yaml"
 
+CACHE = "requests.sqlite"
+"""In the folder of the run: what the endpoint has answered; a run taken up again does not pay for it twice."""
+
 
 def distil(recipe: DistillationRecipe, output: Path) -> Path:
     """Runs the rounds; returns the folder of the last student."""
@@ -29,7 +32,7 @@ def distil(recipe: DistillationRecipe, output: Path) -> Path:
         recipe,
         teacher=model,
         teacher_tokenizer=tokenizer,
-        judge=_judge(recipe),
+        judge=_judge(recipe, output / CACHE),
         ask=ab_prompt if recipe.teacher == TOY and recipe.scoring.endpoint is None else compare_prompt,
     )
 
@@ -44,10 +47,10 @@ def _teacher(recipe: DistillationRecipe) -> tuple[Any, Any]:
     return load_model(source), load_tokenizer(source)
 
 
-def _judge(recipe: DistillationRecipe) -> Any:  # noqa: ANN401
+def _judge(recipe: DistillationRecipe, cache: Path) -> Any:  # noqa: ANN401
     if recipe.scoring.endpoint is None:
         return None
     from hf_icon2.judges.chat.client import ChatClient
     from hf_icon2.judges.chat_letters import ChatLetterJudge
 
-    return ChatLetterJudge(ChatClient(recipe.scoring.endpoint, recipe.scoring.endpoint_model))
+    return ChatLetterJudge(ChatClient(recipe.scoring.endpoint, recipe.scoring.endpoint_model, cache=cache))

@@ -8,7 +8,7 @@ import typing
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from hf_icon2.recipe import sections
+from hf_icon2.settings import sections
 
 
 def add_flags(parser: argparse.ArgumentParser, kind: type) -> None:

@@ -116,6 +116,10 @@ def _check(arguments: argparse.Namespace) -> None:
     if given != ["endpoint"] and extra:
         raise ValueError(f"--{extra[0]} is for --endpoint; leave it out with --{given[0]}")
     output = arguments.output
+    if output is not None and output.resolve() in (
+        path.resolve() for path in (arguments.answers_a, arguments.answers_b)
+    ):
+        raise ValueError(f"--output {output} would replace the answers in it; give another file")
     if output is not None and (output.is_dir() or not output.parent.is_dir()):
         raise FileNotFoundError(f"{output} cannot be written: give --output a file in a folder that exists")
 

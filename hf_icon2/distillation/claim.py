@@ -23,9 +23,14 @@ def claim_folder(folder: Path, recipe: Mapping[str, Any], *, begun: bool, free: 
         ValueError: If the folder holds a run with another recipe, naming what differs.
     """
     record = folder / "recipe.json"
-    if begun and record.is_file():
-        names = [name for name in _differing(read_json(record), recipe) if not _covers(free, name)]
-        if names:
+    if record.is_file():
+        kept = read_json(record)
+        if not kept.keys() <= recipe.keys():
+            raise ValueError(
+                f"{record} is the recipe of another command or method; give another output folder"
+            )
+        names = [name for name in _differing(kept, recipe) if not _covers(free, name)]
+        if begun and names:
             raise ValueError(
                 f"{folder} holds a run with another recipe (see {', '.join(names)}); give another output folder"
             )

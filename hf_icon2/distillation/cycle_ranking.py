@@ -56,16 +56,14 @@ def rank_candidates(
     known = {row["id"]: row for row in kept}
     waiting = [row for row in candidates if row["id"] not in known]
     before = _spent(chat)
+    answers = [[answer_text(response) for response in row["responses"]] for row in waiting]
     found = ranker.rank(
         [questions[int(row["id"])] for row in waiting],
-        [[answer_text(response) for response in row["responses"]] for row in waiting],
+        answers,
         demonstrations,
         progress=progress,
     )
-    if len(found) != len(waiting):
-        raise ValueError(
-            f"the ranker returned {len(found)} rankings for {len(waiting)} questions; it must return one per question"
-        )
+    _check(found, answers)
     known |= {row["id"]: _row(row["id"], one) for row, one in zip(waiting, found, strict=True)}
     ids = map(str, range(len(questions)))
     rows = [known.get(key, {"id": key, "scores": None, "reason": missing}) for key in ids]
@@ -81,13 +79,28 @@ def rank_candidates(
     return rows
 
 
+def _check(found: Sequence[Ranking], answers: Sequence[Sequence[str]]) -> None:
+    """Refuses what no ranker may return before it is kept."""
+    if len(found) != len(answers):
+        raise ValueError(
+            f"the ranker returned {len(found)} rankings for {len(answers)} questions; it must return one per question"
+        )
+    for one, texts in zip(found, answers, strict=True):
+        scores = one.scores
+        if scores is not None and len(scores) != len(texts):
+            raise ValueError(
+                f"the ranker returned {len(scores)} scores for {len(texts)} answers; it must return one per answer"
+            )
+
+
 def _row(key: str, ranking: Ranking) -> Row:
-    scores, reason = ranking.scores, ranking.reason
+    reason = ranking.reason
+    scores = None if ranking.scores is None else [float(score) for score in ranking.scores]  # NumPy's too
     if scores is not None and not all(map(math.isfinite, scores)):
         scores, reason = None, "a score is not finite"
     elif scores is not None and len(set(scores)) == 1:
         scores, reason = None, "all responses are equally good"
-    return {"id": key, "scores": None if scores is None else list(scores), "reason": reason}
+    return {"id": key, "scores": scores, "reason": reason}
 
 
 def _stop(state: CycleState, rows: Sequence[Row], reason: str) -> None:
@@ -108,8 +121,8 @@ def _check_number(state: CycleState, rows: Sequence[Row]) -> None:
         example = next(row["reason"] for row in rows if row["scores"] is None)
         raise ValueError(
             f"{ranked} of {len(rows)} instructions are ranked, and a tenth is needed to learn from; the first "
-            f"reason is: {example} (all are in {state.path / 'dropped.jsonl'}); choose another black box or another "
-            "kind of ranking"
+            f"reason is: {example} (all are in {state.path / 'dropped.jsonl'}); choose another black box, or raise "
+            "sampling.samples where the student's responses are alike"
         )
 
 

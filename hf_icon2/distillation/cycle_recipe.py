@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from hf_icon2.distillation.endpoint import Endpoint, endpoint_checks, free_settings
-from hf_icon2.distillation.recipe import PlainRecipe, TrainingPass, check_settings, training_checks
-from hf_icon2.recipe import TOY, setting
+from hf_icon2.distillation.recipe import TrainingPass, training_checks
+from hf_icon2.recipe import TOY
+from hf_icon2.settings import PlainRecipe, check_settings, setting
 
 FREE = ("cycles", "stop_early", *free_settings("ranker"))
 """Settings that may change in a run that has begun: how long it goes on, and how the black box is asked and paid."""

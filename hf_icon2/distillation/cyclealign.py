@@ -23,13 +23,13 @@ from hf_icon2.distillation.cycle_ranking import rank_candidates
 from hf_icon2.distillation.cycle_recipe import FREE, CycleRecipe
 from hf_icon2.distillation.cycle_state import CycleState, Row
 from hf_icon2.distillation.demonstrations import DemonstrationPool
-from hf_icon2.distillation.passes import pass_arguments, round_seed, train_student
+from hf_icon2.distillation.passes import load_student, pass_arguments, round_seed, train_student
 from hf_icon2.judges.wording import question_text
 from hf_icon2.likelihood import continuation_log_probs
-from hf_icon2.loading import load_model, load_tokenizer
+from hf_icon2.loading import load_tokenizer
 from hf_icon2.prompts import Instruction, as_messages, encode_exchange, refuse_one_text
 from hf_icon2.steering.decoding import Sampling
-from hf_icon2.storage import locked, write_atomic
+from hf_icon2.storage import locked, read_json, write_atomic
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -79,6 +79,11 @@ class CycleAlign:
             raise TypeError(
                 f"student must be a model id or path, got {type(student).__name__}: every cycle loads its own; save "
                 "the model and its tokenizer with save_pretrained() and pass the folder"
+            )
+        if not callable(getattr(ranker, "rank", None)):
+            raise TypeError(
+                f"ranker must have a method rank(questions, answers, demonstrations, *, progress), got "
+                f"{type(ranker).__name__}; see hf_icon2.judges.ranking.Ranker"
             )
         self.student = os.fspath(student)
         self.prompts = list(prompts)
@@ -132,21 +137,31 @@ class CycleAlign:
         return CycleState(self.output / f"cycle-{number}")
 
     def _claim(self) -> None:
-        """Keeps other recipes, prompts and demonstrations out of a folder in which a run has begun."""
-        first = self._state(1)
-        candidates, pool = first.candidates, first.pool
+        """Keeps other settings, students, prompts and demonstrations out of a folder in which a run has begun."""
+        first, record = self._state(1), self.output / "begun.json"
+        candidates = first.candidates
         claim_folder(
             self.output,
             self.recipe.to_dict(),
             begun=candidates is not None,
-            free=FREE if first.rankings is not None else (*FREE, "ranker"),
+            free=(
+                *FREE,
+                *([] if first.rankings is not None else ["ranker"]),
+                *([] if first.figures is not None else ["training"]),
+            ),
         )
         if not all(map(self._is_ours, candidates or ())):
             raise ValueError(f"{self.output} holds responses to other prompts; give another output folder")
-        if pool is not None and pool.static != self.demonstrations:
-            raise ValueError(
-                f"{self.output} holds a run with other demonstrations; give another output folder"
-            )
+        ours = {
+            "student": os.path.realpath(self.student) if Path(self.student).is_dir() else self.student,
+            "demonstrations": [[one.question, *one.answers] for one in self.demonstrations],
+        }
+        kept = read_json(record) if candidates is not None and record.is_file() else ours
+        for name in ours if first.rankings is not None else ["student"]:
+            if kept[name] != ours[name]:
+                other = "another student" if name == "student" else "other demonstrations"
+                raise ValueError(f"{self.output} holds a run with {other}; give another output folder")
+        write_atomic(record, json.dumps(ours, indent=2, ensure_ascii=False) + "\n")
 
     def _is_ours(self, candidate: Row) -> bool:
         index = int(candidate["id"])
@@ -184,7 +199,7 @@ class CycleAlign:
 
     def _candidates(self, source: str, tokenizer: PreTrainedTokenizerBase, number: int) -> list[Row]:
         """K different responses per instruction and what the student makes of them."""
-        settings, student = self.recipe.sampling, load_model(source)
+        settings, student = self.recipe.sampling, load_student(source)
         directions = self._directions()
         drawn = sample_candidates(
             student,

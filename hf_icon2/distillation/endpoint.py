@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hf_icon2.recipe import setting
+from hf_icon2.settings import setting
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from hf_icon2.distillation.endpoint import Endpoint, endpoint_checks, free_settings
-from hf_icon2.distillation.recipe import AnyTraining, PlainRecipe, check_settings, training_checks
-from hf_icon2.recipe import TOY, setting
+from hf_icon2.distillation.recipe import AnyTraining, training_checks
+from hf_icon2.recipe import TOY
+from hf_icon2.settings import PlainRecipe, check_settings, setting
 
 FREE = free_settings("teacher")
 """Settings that may change in a run that has begun."""

@@ -12,7 +12,7 @@ from hf_icon2.loading import load_model
 from hf_icon2.storage import read_json_lines
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from hf_icon2.distillation.recipe import TrainingPass
     from hf_icon2.trainers.ranked import RankedTrainer
@@ -46,6 +46,19 @@ def pass_arguments(settings: TrainingPass, folder: Path, seed: int, show_progres
     }
 
 
+def load_student(source: str) -> PreTrainedModel:
+    """A causal LM by id or path; an adapter is merged into its weights, of which it would let none be trained."""
+    student = load_model(source)
+    if not getattr(student, "_hf_peft_config_loaded", False):
+        return student
+    from hf_icon2.trainers.adapters import load_merged
+
+    merged = load_merged(source)
+    merged.to(student.device)  # type: ignore[arg-type]
+    merged.eval()
+    return merged
+
+
 def train_student(
     trainer: type[RankedTrainer],
     source: str,
@@ -72,7 +85,7 @@ def train_student(
     from hf_icon2.trainers.adapters import lora_config
 
     learner = trainer(
-        load_model(source),
+        load_student(source),
         args=config,
         train_dataset=rows.select_columns(["prompt", "responses", "scores"]),
         processing_class=tokenizer,

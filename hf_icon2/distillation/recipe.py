@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Self
+from typing import Literal
 
-from hf_icon2.recipe import TOY, build, setting
+from hf_icon2.recipe import TOY
+from hf_icon2.settings import PlainRecipe, check_settings, setting
 
 ROWS = "scored.jsonl"
 """In the folder of a round: responses and their scores."""
@@ -44,28 +42,6 @@ def training_checks(training: AnyTraining) -> dict[str, bool]:
         >= 1,
         "training.lora_rank must be 0 or more": training.lora_rank >= 0,
     }
-
-
-def check_settings(checks: Mapping[str, bool]) -> None:
-    """Raises ValueError with the first sentence that does not hold."""
-    for sentence, holds in checks.items():
-        if not holds:
-            raise ValueError(f"{sentence}; change the recipe")
-
-
-class PlainRecipe:
-    """A recipe's dataclass as plain data and back."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """The recipe as plain JSON data."""
-        data: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))  # type: ignore[call-overload]
-        return data
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """Builds a recipe from plain data; missing settings keep their defaults, unknown ones are refused."""
-        recipe: Self = build(cls, data)
-        return recipe
 
 
 @dataclass(frozen=True)

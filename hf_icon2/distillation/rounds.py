@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 from datasets import Dataset
 
 from hf_icon2.distillation.candidates import sample_candidates
-from hf_icon2.distillation.passes import pass_arguments, round_seed, rows_of, train_student
+from hf_icon2.distillation.passes import load_student, pass_arguments, round_seed, rows_of, train_student
 from hf_icon2.distillation.recipe import ROWS, DistillationRecipe
 from hf_icon2.distillation.teacher import Judge, score_candidates
 from hf_icon2.judges.wording import Ask, compare_prompt
-from hf_icon2.loading import load_model, load_tokenizer
+from hf_icon2.loading import load_tokenizer
 from hf_icon2.prompts import Instruction
 from hf_icon2.steering.decoding import Sampling
 from hf_icon2.storage import write_atomic, write_json_lines
@@ -64,7 +64,7 @@ def distil_preferences(
             tokenizer = load_tokenizer(source)
             rows = rows_of(folder / ROWS)
             if rows is None:
-                drawn = _candidates(load_model(source), tokenizer, prompts, recipe, number, show_progress)
+                drawn = _candidates(load_student(source), tokenizer, prompts, recipe, number, show_progress)
                 rows = score_candidates(
                     drawn,
                     teacher,

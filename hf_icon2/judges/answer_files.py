@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from codecs import BOM_UTF8
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -109,7 +110,7 @@ def matched(first: Sequence[Answer], second: Sequence[Answer], join: Join = "aut
 def _rows(path: Path) -> list[Any]:
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path} with answers")
-    data = path.read_bytes()
+    data = path.read_bytes().removeprefix(BOM_UTF8)
     if not data.lstrip().startswith(b"["):
         return read_json_lines(path)
     try:
@@ -120,6 +121,8 @@ def _rows(path: Path) -> list[Any]:
 
 
 def _answer(row: Mapping[str, Any], column: str | None) -> Answer:
+    if not isinstance(row, Mapping):
+        raise ValueError(f"it is {shortened(row)}, not an object of prompt and answer")
     name = next((str(row[key]) for key in _IDS if row.get(key) is not None), None)
     turns = next((row[key] for key in _CONVERSATIONS if row.get(key)), None)
     if turns is not None and column is None:
@@ -127,9 +130,16 @@ def _answer(row: Mapping[str, Any], column: str | None) -> Answer:
     prompt = _column(row, _PROMPTS, "prompt")
     if row.get("input") and prompt is row.get("instruction"):
         prompt = f"{prompt}\n\n{row['input']}"
-    return Answer(
-        name, _checked(prompt), answer_text(_column(row, (column,) if column else _ANSWERS, "answer"))
-    )
+    answer = _column(row, (column,) if column else _ANSWERS, "answer")
+    if not isinstance(answer, str) and not _are_messages(answer):
+        raise ValueError(
+            f"its answer is {shortened(answer)}; allowed: text, or a list of one assistant message"
+        )
+    return Answer(name, _checked(prompt), answer_text(answer))
+
+
+def _are_messages(value: Any) -> bool:  # noqa: ANN401
+    return isinstance(value, list) and all(isinstance(turn, Mapping) for turn in value)
 
 
 def _column(row: Mapping[str, Any], names: Sequence[str], what: str) -> Any:  # noqa: ANN401

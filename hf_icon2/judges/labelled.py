@@ -35,8 +35,8 @@ def labelled_pairs(rows: Iterable[Mapping[str, Any]]) -> list[LabelledPair]:
     Chosen answers come first here; that favours no seat, because judges are asked in both orders.
 
     Args:
-        rows: Mappings. Where chosen and rejected are whole conversations and there is no prompt, the prompt is
-            what they begin with in common. A label is 1 or 2, or first or second. The columns of LLMBar (input,
+        rows: Mappings. Where chosen and rejected are whole conversations, the prompt is what they begin with in
+            common. A label is 1 or 2, or first or second. The columns of LLMBar (input,
             output_1, output_2) are known too.
 
     Raises:
@@ -61,9 +61,9 @@ def labelled_pairs(rows: Iterable[Mapping[str, Any]]) -> list[LabelledPair]:
 
 def _preference(row: Mapping[str, Any]) -> LabelledPair:
     chosen, rejected = row["chosen"], _column(row, ("rejected",))
-    if "prompt" in row:
+    if "prompt" in row and not _begins_with_prompt(chosen):
         return LabelledPair(_question(row["prompt"]), answer_text(chosen), answer_text(rejected), "first")
-    if isinstance(chosen, str) or isinstance(rejected, str):
+    if isinstance(chosen, str) or not isinstance(rejected, list):
         raise ValueError("it has texts in chosen and rejected but no prompt; split the prompt off")
     shared = 0
     while shared < min(len(chosen), len(rejected)) - 1 and chosen[shared] == rejected[shared]:
@@ -74,6 +74,11 @@ def _preference(row: Mapping[str, Any]) -> LabelledPair:
         answer_text(rejected[shared:]),
         "first",
     )
+
+
+def _begins_with_prompt(chosen: Any) -> bool:  # noqa: ANN401
+    """Whether it is a whole conversation, as in UltraFeedback, whose rows have the prompt's text besides."""
+    return isinstance(chosen, list) and len(chosen) > 1 and chosen[0].get("role") != "assistant"
 
 
 def _labelled(row: Mapping[str, Any]) -> LabelledPair:

@@ -193,6 +193,8 @@ def _check_exchange(name: str, question: str, answers: Sequence[str]) -> None:
         raise TypeError(f"{name} has one text where its answers are wanted; pass a list of texts")
     if not 2 <= len(answers) <= len(LETTERS):
         raise ValueError(f"{name} has {len(answers)} answers; allowed: 2 to {len(LETTERS)}")
+    if not all(isinstance(answer, str) for answer in answers):
+        raise TypeError(f"{name} has an answer that is no text; leave it out")
     if any(not answer.strip() for answer in answers):
         raise ValueError(f"{name} has an empty answer; leave it out")
     if len(set(answers)) < len(answers):

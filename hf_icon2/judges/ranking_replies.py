@@ -10,7 +10,8 @@ from string import ascii_uppercase as LETTERS
 Order = tuple[int, ...]
 """Indices of answers, best first."""
 
-_LINE = re.compile(r"(?:Ranking:)? *([A-Z](?: *> *[A-Z])*)")
+_LINE = re.compile(r"(?:(?i:(?:final )?ranking:)\s*)?([A-Z](?: *> *[A-Z])+)\s*\.?")
+_MARKUP = re.compile(r"\*\*|[`\"\\]")
 _MOST_SHOWN = 60
 
 
@@ -18,8 +19,9 @@ def parse_ranking(reply: str, count: int) -> Order:
     """The order that a reply gives to lettered answers.
 
     Args:
-        reply: One line, every letter once, such as `B > A > D > C`, with or without `Ranking:` before it. What a
-            model thinks before it, up to `</think>`, is passed over.
+        reply: One line of its own, every letter once, such as `B > A > D > C`, with or without `Ranking:` before it
+            and a full stop after it. Bold type, quotes, and lines that rank nothing are passed over, and so is what a
+            model thinks, up to `</think>`.
         count: Number of answers, 2 to 26; they are lettered from A.
 
     Returns:
@@ -28,10 +30,11 @@ def parse_ranking(reply: str, count: int) -> Order:
     Raises:
         ValueError: For anything else, with a shortened copy of the reply.
     """
-    said = reply.rpartition("</think>")[2].strip()
-    found = _LINE.fullmatch(said)
+    said = reply.rpartition("</think>")[2].partition("<think>")[0].strip()
+    ranking = [line for line in _MARKUP.sub("", said).split("\n") if ">" in line]
+    found = _LINE.fullmatch(ranking[0].strip()) if len(ranking) == 1 else None
     if found is None:
-        raise ValueError(f"the reply is not one ranking line: {shortened(said)}")
+        raise ValueError(f"the reply is not one ranking line: {shortened(said or reply.strip())}")
     letters = re.findall("[A-Z]", found[1])
     if sorted(letters) != list(LETTERS[:count]):
         raise ValueError(

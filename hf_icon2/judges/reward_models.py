@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from tqdm.auto import tqdm
@@ -15,7 +16,10 @@ from hf_icon2.judges.verdicts import Comparison, Demonstration, Ranking
 from hf_icon2.prompts import Instruction, answer_text
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
+
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -29,7 +33,8 @@ class RewardModel(Judge):
         model: The classifier.
         tokenizer: Its tokenizer; its chat template lays out prompt and answer.
         batch_size: Rows per forward pass.
-        max_length: Longest row in tokens; longer ones lose what the tokenizer's `truncation_side` says.
+        max_length: Longest row in tokens, if model and tokenizer allow as many; longer ones lose what the tokenizer's
+            `truncation_side` says, and are counted in a warning.
 
     Raises:
         ValueError: If the classifier has another number of outputs: it is not said which of them is the reward.
@@ -84,6 +89,7 @@ class RewardModel(Judge):
             for start in range(0, len(rows), self.batch_size):
                 rewards += self._rewards(rows[start : start + self.batch_size])
                 bar.update(len(rewards) - bar.n)
+        self._warn_of_cuts(rows)
         return rewards
 
     def compare(
@@ -119,19 +125,43 @@ class RewardModel(Judge):
         return rank_by_reward(self, questions, answers, progress=progress)
 
     def _rewards(self, rows: list[str]) -> list[float]:
-        """Of one batch; one row at a time where the model cannot tell padding from text."""
+        """Of one batch; one row at a time where the model cannot tell the tokenizer's padding from text."""
+        padding = self.tokenizer.pad_token_id
+        together = padding is not None and padding == self.model.config.pad_token_id
         rewards: list[float] = []
-        for part in [rows] if self.model.config.pad_token_id is not None else [[row] for row in rows]:
-            encoded = self.tokenizer(
+        for part in [rows] if together else [[row] for row in rows]:
+            encoded = self._encoded(
                 part,
                 return_tensors="pt",
                 padding=len(part) > 1,
+                padding_side="right",  # on the left it would move the positions of the text
                 truncation=True,
-                max_length=self.max_length,
-                add_special_tokens=self.tokenizer.chat_template is None,
+                max_length=self._most_tokens,
             ).to(self.model.device)
             rewards += self.model(**encoded).logits[:, 0].float().tolist()
         return rewards
+
+    @property
+    def _most_tokens(self) -> int:
+        positions = getattr(self.model.config, "max_position_embeddings", None) or self.max_length
+        return int(min(self.max_length, positions, self.tokenizer.model_max_length))
+
+    def _encoded(self, rows: list[str], **options: Any) -> BatchEncoding:
+        plain = self.tokenizer.chat_template is None
+        encoded: BatchEncoding = self.tokenizer(rows, add_special_tokens=plain, **options)
+        return encoded
+
+    def _warn_of_cuts(self, rows: list[str]) -> None:
+        most = self._most_tokens
+        lengths = map(len, self._encoded(rows, verbose=False)["input_ids"]) if rows else ()
+        if cut := sum(length > most for length in lengths):
+            logger.warning(
+                "%d of %d rows are longer than %d tokens, and their rewards are those of a part; take a model that "
+                "reads more, or raise max_length where it can",
+                cut,
+                len(rows),
+                most,
+            )
 
     def _text(self, prompt: Instruction, answer: str) -> str:
         if self.tokenizer.chat_template is None:

@@ -11,7 +11,8 @@ from typing import Any
 
 from datasets import Dataset, Features
 
-from hf_icon2.recipe import Recipe, read_settings
+from hf_icon2.recipe import Recipe
+from hf_icon2.settings import read_settings
 from hf_icon2.storage import locked, read_json_lines, write_atomic, write_json_lines
 
 Figures = dict[str, Any]

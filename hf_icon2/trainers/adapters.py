@@ -38,3 +38,12 @@ def lora_config(rank: int) -> LoraConfig:
     from peft import LoraConfig
 
     return LoraConfig(r=rank, lora_alpha=2 * rank, task_type="CAUSAL_LM", target_modules="all-linear")
+
+
+def load_merged(source: str) -> PreTrainedModel:
+    """A causal LM of an adapter's folder or repo, the adapter merged into its weights."""
+    from peft import AutoPeftModelForCausalLM
+
+    adapted = AutoPeftModelForCausalLM.from_pretrained(source)
+    merged: PreTrainedModel = adapted.merge_and_unload()
+    return merged.requires_grad_(True)  # PEFT froze them

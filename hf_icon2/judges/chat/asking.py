@@ -6,24 +6,32 @@ import email.utils
 import json
 import math
 import time
+import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
+from hf_icon2.judges.chat.fields import fields_of, refused_fields
 from hf_icon2.judges.chat.keys import without_key
+from hf_icon2.judges.chat.reading import (
+    UNREADABLE,
+    read_completion,
+    said_in,
+    shortened_sentence,
+    what_is_wrong,
+)
 from hf_icon2.judges.chat.records import ChatReply, ChatRequest
 
 if TYPE_CHECKING:
     from huggingface_hub import InferenceClient
 
-_LONGEST_SENTENCE = 200  # characters of what a server says
 _UNSENT = {
     "ConnectError",
     "ConnectTimeout",
     "PoolTimeout",
 }  # of httpx or httpx2, whichever huggingface_hub uses
-_NO_COMPLETION = (ValueError, TypeError, AttributeError, LookupError, RecursionError)
-"""What huggingface_hub, and reading its result, make of a body that is not JSON or no chat completion."""
+_NO_CREDIT = {"insufficient_quota", "billing_not_active"}  # OpenAI says so with status 429
 
 
 @dataclass(frozen=True)
@@ -37,6 +45,7 @@ class Trouble:
         hopeless: Whether no other request can succeed either.
         pause: Seconds for which the endpoint wants no requests; None if it does not say.
         charged: Whether the endpoint may have answered all the same, and charge for it.
+        refuses: Fields that were sent and that the model does not take; it may take the same request without.
     """
 
     reason: str
@@ -45,10 +54,32 @@ class Trouble:
     hopeless: bool = False
     pause: float | None = None
     charged: bool = False
+    refuses: frozenset[str] = frozenset()
+
+
+def open_connections() -> None:
+    """Makes huggingface_hub's session, which all clients share.
+
+    Raises:
+        ValueError: If it cannot be made as the environment says.
+    """
+    from huggingface_hub import get_session
+
+    try:
+        get_session()
+    except (ImportError, OSError, ValueError) as error:
+        raise ValueError(
+            f"no connection can be made as the environment says ({error}); correct its proxies (HTTP_PROXY, "
+            "HTTPS_PROXY, ALL_PROXY) and certificates (SSL_CERT_FILE, SSL_CERT_DIR)"
+        ) from error
 
 
 def ask(
-    client: InferenceClient, model: str | None, extra: Mapping[str, Any], request: ChatRequest
+    client: InferenceClient,
+    model: str | None,
+    extra: Mapping[str, Any],
+    request: ChatRequest,
+    without: frozenset[str] = frozenset(),
 ) -> ChatReply | Trouble:
     """Sends a request once.
 
@@ -57,6 +88,7 @@ def ask(
         model: Name of the model at the endpoint.
         extra: Further fields of the request's body.
         request: What is asked.
+        without: Fields that the model does not take.
     """
     # HTTPError is httpx's or httpx2's, whichever huggingface_hub uses, and not among its exports.
     from huggingface_hub.errors import HTTPError, OfflineModeIsEnabled  # type: ignore[attr-defined]
@@ -65,24 +97,21 @@ def ask(
         completion = client.chat_completion(
             [dict(message) for message in request.messages],
             model=model,
-            max_tokens=request.max_tokens,
-            temperature=request.temperature,
-            top_p=request.top_p,
-            seed=request.seed,
-            logprobs=None if request.top_logprobs is None else True,
-            top_logprobs=request.top_logprobs,
-            extra_body=dict(extra) or None,
+            **fields_of(request, extra, without),
         )
-        return _reply(completion)
+        return read_completion(completion)
     except OfflineModeIsEnabled:
-        return Trouble("HF_HUB_OFFLINE=1 forbids requests, even to this machine; unset it", hopeless=True)
-    except (HTTPError, *_NO_COMPLETION) as error:
+        return Trouble(
+            "offline mode forbids requests, even to this machine; unset HF_HUB_OFFLINE and TRANSFORMERS_OFFLINE",
+            hopeless=True,
+        )
+    except (HTTPError, *UNREADABLE) as error:
         response = _refusal(error)
         if response is not None:
-            return _refused(response, client.token)
+            return _refused(response, client.token, without, nameless=model is None)
         if isinstance(error, HTTPError):
             return _unanswered(error, client)
-        said = _short(without_key(str(error), client.token))
+        said = shortened_sentence(without_key(what_is_wrong(error), client.token))
         return Trouble(f"the reply is no chat completion ({said})", passes=True, charged=True)
 
 
@@ -111,36 +140,6 @@ def _time_of(text: str) -> float | None:
         return None
 
 
-def _reply(completion: Any) -> ChatReply:  # noqa: ANN401
-    """The first choice of a chat completion; a missing part raises one of `_NO_COMPLETION`."""
-    if not completion.choices:
-        said = _said(completion)
-        raise ValueError(f"it says {said!r}" if said else "it has no choices")
-    choice = completion.choices[0]
-    text = choice.message.content
-    if text is not None and not isinstance(text, str):
-        raise TypeError(f"its text is a {type(text).__name__}")
-    ends = choice.finish_reason
-    return ChatReply(
-        text or "",  # models that only thought, or called a tool, say nothing
-        ends if isinstance(ends, str) else None,
-        _alternatives(choice.logprobs),
-        *(_count(completion.usage, name) for name in ("prompt_tokens", "completion_tokens")),
-    )
-
-
-def _alternatives(logprobs: Any) -> tuple[tuple[str, float], ...]:  # noqa: ANN401
-    if logprobs is None or not logprobs.content:
-        return ()
-    found = ((str(item.token), float(item.logprob)) for item in logprobs.content[0].top_logprobs or ())
-    return tuple((token, value) for token, value in found if math.isfinite(value))
-
-
-def _count(usage: Any, name: str) -> int:  # noqa: ANN401
-    value = getattr(usage, name, None)
-    return max(0, value) if isinstance(value, int) else 0
-
-
 def _refusal(error: BaseException | None) -> Any:  # noqa: ANN401
     """The response with a status of error from which an exception came; huggingface_hub stumbles over some."""
     while error is not None:
@@ -151,16 +150,41 @@ def _refusal(error: BaseException | None) -> Any:  # noqa: ANN401
     return None
 
 
-def _refused(response: Any, key: str | None) -> Trouble:  # noqa: ANN401
+def _refused(response: Any, key: str | None, without: frozenset[str], nameless: bool) -> Trouble:  # noqa: ANN401
     status = int(response.status_code)
-    said = _short(without_key(_sentence(response), key))
+    sentence, codes = _said_by(response)
+    said = shortened_sentence(without_key(sentence, key))
+    moved = without_key(_moved(response), key)
+    # What huggingface_hub calls a model without a name.
+    name = "; give the name of a model that it serves" if nameless and "dummy" in said else ""
     return Trouble(
-        f"the endpoint answers with status {status}" + (f": {said}" if said else ""),
+        f"the endpoint answers with status {status}" + (f": {said}" if said else "") + moved + name,
         status,
         passes=status in (408, 425, 429) or status >= 500,
-        hopeless=status in (401, 402),
+        hopeless=status in (401, 402) or bool(codes & _NO_CREDIT),
         pause=wanted_pause(response.headers, time.time()),
+        refuses=refused_fields(sentence) - without if status == 400 else frozenset(),
     )
+
+
+def _said_by(response: Any) -> tuple[str, set[str]]:  # noqa: ANN401
+    """What a server says about its refusal, and its codes for it."""
+    try:
+        data = json.loads(response.content)
+    except (ValueError, RecursionError):
+        return str(response.text), set()
+    except RuntimeError:  # of httpx: the body broke off, or never came
+        return "", set()
+    error = data.get("error", data) if isinstance(data, dict) else None
+    codes = {str(error.get(name)) for name in ("type", "code")} if isinstance(error, dict) else set()
+    return said_in(data) or str(response.text), codes
+
+
+def _moved(response: Any) -> str:  # noqa: ANN401
+    """Where a refusal comes from if not from the address that was asked; without its query, which may hold a key."""
+    if not response.history:
+        return ""
+    return f" (redirected to {str(response.url).partition('?')[0]}; give that address)"
 
 
 def _unanswered(error: Exception, client: InferenceClient) -> Trouble:
@@ -171,28 +195,16 @@ def _unanswered(error: Exception, client: InferenceClient) -> Trouble:
     charged = kind not in _UNSENT
     if isinstance(error, TimeoutError):
         return Trouble(f"the endpoint gives no answer in {client.timeout:g} s", passes=True, charged=charged)
-    said = _short(without_key(str(error), client.token)) or kind
-    found = "the connection broke off" if charged else "the endpoint cannot be reached"
-    return Trouble(f"{found} ({said})", passes=True, charged=charged)
+    said = shortened_sentence(without_key(str(error), client.token)) or kind
+    if charged:
+        return Trouble(f"the connection broke off ({said})", passes=True, charged=True)
+    return Trouble(f"the endpoint cannot be reached ({said}){_proxy_hint(str(client.model))}", passes=True)
 
 
-def _sentence(response: Any) -> str:  # noqa: ANN401
-    """What a server says about its refusal, in any of the usual places."""
-    try:
-        return _said(json.loads(response.content)) or str(response.text)
-    except (ValueError, RecursionError):
-        return str(response.text)
-    except RuntimeError:  # of httpx: the body broke off, or never came
+def _proxy_hint(address: str) -> str:
+    """Proxies of the environment take requests to this machine too, and then look for the endpoint on theirs."""
+    parts = urlsplit(address)
+    host = parts.hostname or ""
+    if not urllib.request.getproxies().keys() & {parts.scheme, "all"} or urllib.request.proxy_bypass(host):
         return ""
-
-
-def _said(data: Any) -> str:  # noqa: ANN401
-    for name in ("error", "message", "detail"):
-        if isinstance(data, dict) and data.get(name):
-            return _said(data[name]) or str(data[name])
-    return ""
-
-
-def _short(said: object) -> str:
-    text = " ".join(str(said).split())
-    return text if len(text) <= _LONGEST_SENTENCE else f"{text[:_LONGEST_SENTENCE]} ..."
+    return f", asked through a proxy of the environment; NO_PROXY={host} goes around it"

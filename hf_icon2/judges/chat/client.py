@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from hf_icon2.judges.chat.asking import open_connections
 from hf_icon2.judges.chat.batch import Batch
 from hf_icon2.judges.chat.budget import Budget, Prices, Usage
 from hf_icon2.judges.chat.gate import Gate
@@ -28,18 +29,24 @@ class ChatClient:
     What may pass (no connection, no answer in time, status 408, 425, 429 or 5xx, a cut or malformed body) is asked
     again after a random part of `backoff` x 2^n seconds, or when the endpoint's `Retry-After` is over, which holds
     up all requests. What cannot pass is a `ChatFailure` at once. 429 and 503 halve the number of requests in
-    flight, successes let it grow again; the limit is the client's, whatever the number of threads that call it.
+    flight, successes let it grow again; the limit is the client's, whatever the number of threads that call it. Of
+    equal requests, also of several threads, one is sent.
+
+    A model that refuses `max_tokens` for `max_completion_tokens`, or a temperature or `top_p` other than its own, is
+    asked anew as it wants, and so from then on; a warning says that it samples as it likes. Cache and budget stay
+    those of the request as it was meant.
 
     Calls end early, and `stopped` says why, if the budget is spent, if the endpoint refuses whoever asks (401, 402, or
-    403 before any reply), if it wants a pause above `longest_pause`, or if more than half of the last `window`
-    requests failed for good. What was not answered is then a `ChatFailure` with `stopped`; asked again, with the
-    same cache, it goes on from there.
+    403 before any reply, 429 for want of credit), if it wants a pause above `longest_pause`, or if more than half
+    of the last `window` requests failed for good. What was not answered is then a `ChatFailure` with `stopped`;
+    asked again, with the same cache, it goes on from there.
 
     Args:
         endpoint: Address like `http://127.0.0.1:8000/v1`; None for the Hub's Inference Providers.
         model: Name of the model at the endpoint, where it serves several.
         concurrency: Most requests in flight, 1 to 100.
-        timeout: Seconds without a byte after which an endpoint counts as silent.
+        timeout: Seconds without a byte after which an endpoint counts as silent. One that sends a byte now and then,
+            as some do while a model thinks, is waited for without end.
         retries: Times that a request is sent again.
         cache: SQLite file that keeps the replies and what was spent; made if missing. What is in it is never asked
             again, not even after a kill. None forgets with the client.
@@ -52,7 +59,8 @@ class ChatClient:
 
     Raises:
         OSError: If the cache cannot be used.
-        ValueError: If an argument is not allowed, the address may hold a key, or the cache is damaged.
+        ValueError: If an argument is not allowed, the address may hold a key, the cache is damaged, or proxies or
+            certificates of the environment cannot be used.
     """
 
     def __init__(
@@ -84,6 +92,7 @@ class ChatClient:
                 f"a budget of ${budget.cost:g} needs prices=Prices(input, output) to count the cost by"
             )
         self.endpoint = checked_endpoint(ROUTER if endpoint is None else endpoint)
+        open_connections()
         self.model = model
         self._extra = dict(extra or {})
         patience = Patience(retries, backoff, longest_pause, window)
@@ -122,11 +131,12 @@ class ChatClient:
             OSError: If the cache can no longer be used; replies until then are kept.
             ValueError: If it is damaged.
         """
-        if isinstance(requests, ChatRequest) or not all(isinstance(each, ChatRequest) for each in requests):
+        asked = [] if isinstance(requests, ChatRequest) else list(requests)
+        if isinstance(requests, ChatRequest) or not all(isinstance(each, ChatRequest) for each in asked):
             raise TypeError(
                 "complete() takes a list of ChatRequest, got something else; pass [request] for one"
             )
-        batch = Batch(requests, self._key_of, self._store.replies)
+        batch = Batch(asked, self._key_of, self._known)
         self._begin()
         try:
             batch.work(
@@ -154,6 +164,11 @@ class ChatClient:
 
     def _key_of(self, request: ChatRequest) -> str:
         return request_key(self.endpoint, self.model, self._extra, request)
+
+    def _known(self, keys: Sequence[str]) -> dict[str, ChatReply]:
+        known = self._store.replies(keys)
+        self._sender.accepted |= bool(known)
+        return known
 
     def _cost(self) -> str:
         cost = self.usage.cost

@@ -44,7 +44,7 @@ def without_key(text: str, key: str | None) -> str:
 
 
 def checked_endpoint(endpoint: str) -> str:
-    """An endpoint's address without a slash at its end.
+    """An endpoint's address without a slash at its end, its `http` in small letters as `InferenceClient` needs it.
 
     Raises:
         ValueError: If it is no http address, or holds a user name, a password or a query, which may be a key and
@@ -63,4 +63,4 @@ def checked_endpoint(endpoint: str) -> str:
             f"the address of the endpoint at {parts.hostname} holds a user name, a query or a fragment, and with "
             f"it perhaps a key; give the bare address and put the key into the environment variable {KEY}"
         )
-    return endpoint.rstrip("/")
+    return parts.scheme + endpoint[len(parts.scheme) :].rstrip("/")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -32,13 +32,20 @@ class ChatRequest:
     repeat: int = 0
 
     def __post_init__(self) -> None:
-        texts = [text for message in self.messages for text in message.values()]
-        if not texts or not all(isinstance(text, str) for text in texts):
+        # Whoever writes a script without types passes a text, or one message.
+        fine = isinstance(self.messages, Sequence) and all(_is_message(each) for each in self.messages)
+        if not fine or not self.messages:
             raise ValueError(
                 "messages must be one or more dicts of texts, like {'role': 'user', 'content': 'Hi'}"
             )
         if self.max_tokens < 1:
             raise ValueError(f"max_tokens={self.max_tokens!r} is not allowed; give 1 or more")
+
+
+def _is_message(value: object) -> bool:
+    return (
+        isinstance(value, Mapping) and bool(value) and all(isinstance(text, str) for text in value.values())
+    )
 
 
 @dataclass(frozen=True)

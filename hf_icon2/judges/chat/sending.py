@@ -6,11 +6,13 @@ import logging
 import random
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from hf_icon2.judges.chat.asking import Trouble, ask
+from hf_icon2.judges.chat.fields import SAMPLING
 from hf_icon2.judges.chat.gate import Gate
 from hf_icon2.judges.chat.ledger import Ledger
 from hf_icon2.judges.chat.records import ChatFailure, ChatReply, ChatRequest
@@ -73,7 +75,11 @@ class Sender:
         self._client, self._model, self._extra = client, model, extra
         self._patience, self._gate, self._store, self._ledger = patience, gate, store, ledger
         self._last: deque[str | None] = deque(maxlen=patience.window)  # why requests failed; None for replies
-        self._answered = False  # ever
+        self.accepted = False
+        """Whether the endpoint has ever answered us, so that a refusal is not of us but of a request."""
+        self._told = False  # why the first request was sent again
+        self._refused: frozenset[str] = frozenset()  # fields that the model does not take
+        self._asked: set[str] = set()  # keys that some thread sees to
 
     def answer(self, key: str, request: ChatRequest, ended: Callable[[], bool]) -> ChatReply | ChatFailure:
         """Sends a request until it is answered, cannot be, or nobody wants it any more.
@@ -87,19 +93,45 @@ class Sender:
         def given_up() -> bool:
             return self.stopped is not None or ended()
 
-        for attempt in range(self._patience.retries + 1):
-            outcome = self._attempt(key, request, attempt > 0, given_up)
+        with self._alone(key, given_up):
+            return self._persist(key, request, given_up)
+
+    @contextmanager
+    def _alone(self, key: str, given_up: Callable[[], bool]) -> Iterator[None]:
+        """Waits until no other thread sees to the same request; its reply is then in the store."""
+        with self._gate.changed:
+            self._gate.changed.wait_for(lambda: key not in self._asked or given_up())
+            first = key not in self._asked
+            self._asked.add(key)
+        try:
+            yield
+        finally:
+            if first:
+                with self._gate.changed:
+                    self._asked.discard(key)
+                    self._gate.changed.notify_all()
+
+    def _persist(
+        self, key: str, request: ChatRequest, given_up: Callable[[], bool]
+    ) -> ChatReply | ChatFailure:
+        sent = retries = 0
+        while True:
+            outcome = self._attempt(key, request, sent > 0, given_up)
+            sent += 1
             if isinstance(outcome, ChatReply):
                 self._finished(None)
                 return outcome
             if outcome is None or self._hopeless(outcome):
-                break
-            if not outcome.passes or attempt == self._patience.retries:
-                reason = outcome.reason + (f"; asked {attempt + 1} times" if attempt else "")
+                return ChatFailure(self.stopped or "the batch was interrupted", stopped=True)
+            if outcome.refuses:
+                continue
+            if not outcome.passes or retries == self._patience.retries:
+                reason = outcome.reason + (f"; asked {sent} times" if sent > 1 else "")
                 self._finished(reason)
                 return ChatFailure(reason)
-            self._gate.rest(max(self._wait(attempt), outcome.pause or 0.0), given_up)
-        return ChatFailure(self.stopped or "the batch was interrupted", stopped=True)
+            self._tell(outcome)
+            self._gate.rest(max(self._wait(retries), outcome.pause or 0.0), given_up)
+            retries += 1
 
     def _attempt(
         self, key: str, request: ChatRequest, again: bool, given_up: Callable[[], bool]
@@ -119,7 +151,7 @@ class Sender:
                 return None
             outcome, sent = None, time.monotonic()
             try:
-                outcome = ask(self._client, self._model, self._extra, request)
+                outcome = ask(self._client, self._model, self._extra, request, self._refused)
             finally:
                 self._ledger.settle(key, request, booked, outcome, again)
             self._heed(outcome, sent)
@@ -130,9 +162,11 @@ class Sender:
     def _heed(self, outcome: ChatReply | Trouble, sent: float) -> None:
         """What an outcome means for the requests to come."""
         if isinstance(outcome, ChatReply):
-            self._answered = True
+            self.accepted = True
             self._gate.succeeded()
             return
+        if outcome.refuses:
+            self._go_without(outcome.refuses)
         if outcome.status in (429, 503):
             self._gate.overrun(sent)
         if outcome.passes and outcome.pause is not None:
@@ -145,9 +179,23 @@ class Sender:
         if self._hopeless(outcome):
             self._stop(outcome.reason)
 
+    def _tell(self, trouble: Trouble) -> None:
+        """Who waits for an endpoint that is not there wonders why."""
+        with self._gate.changed:
+            told, self._told = self._told, True
+        if not told:
+            logger.warning("%s; asking again, up to %d times", trouble.reason, self._patience.retries)
+
+    def _go_without(self, fields: frozenset[str]) -> None:
+        with self._gate.changed:
+            new = fields - self._refused
+            self._refused |= fields
+        for name in sorted(new & SAMPLING):
+            logger.warning("the model takes no %s; it replies at its own", name)
+
     def _hopeless(self, trouble: Trouble) -> bool:
         """Some endpoints refuse single requests, which they do not like, with 403."""
-        return trouble.hopeless or (trouble.status == 403 and not self._answered)
+        return trouble.hopeless or (trouble.status == 403 and not self.accepted)
 
     def _wait(self, attempt: int) -> float:
         """Exponential backoff with full jitter, so that requests which failed together do not come back together."""

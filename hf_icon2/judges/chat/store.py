@@ -39,6 +39,10 @@ def request_key(endpoint: str, model: str | None, extra: dict[str, Any], request
     try:
         text = json.dumps(whole, sort_keys=True, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
+    except UnicodeEncodeError:
+        raise ValueError(
+            "the request cannot be written as JSON (a text holds half of a character, a lone surrogate)"
+        ) from None
     except (TypeError, ValueError) as error:
         raise ValueError(f"the request cannot be written as JSON ({error})") from None
 
@@ -47,8 +51,8 @@ class ReplyStore:
     """Replies by the key of their request, and the account of what was spent.
 
     Replies are stored whole, as they come, in one transaction with what they cost. A process may be killed at any
-    moment; several may use one file, and several threads one store. Two that ask the same at the same time both send
-    it.
+    moment; several may use one file, and several threads one store. Two processes that ask the same at the same time
+    both send it.
 
     Args:
         path: The file; made if missing, with its folder. None keeps everything in memory.
@@ -68,7 +72,7 @@ class ReplyStore:
             self._connection = sqlite3.connect(
                 path or ":memory:", timeout=_PATIENCE, isolation_level=None, check_same_thread=False
             )
-            weakref.finalize(self, self._connection.close)
+            weakref.finalize(self, _close, self._connection, self._lock, self._process)
             self._prepare()
 
     def replies(self, keys: Iterable[str]) -> dict[str, ChatReply]:
@@ -178,17 +182,23 @@ class ReplyStore:
     def _explained(self) -> Iterator[None]:
         """One thread at a time, and errors of SQLite as sentences."""
         if os.getpid() != self._process:  # SQLite's connections do not survive a fork
-            raise OSError(
-                f"the cache {self.path} was opened before this process was forked; make a client in each"
-            )
+            raise OSError("this chat client was made before the process was forked; make a client in each")
         try:
             with self._lock:
                 yield
         except sqlite3.OperationalError as error:
             raise OSError(
-                f"the cache {self.path} cannot be used ({error}); make room, or give another cache="
+                f"the cache {self.path} cannot be used ({error}); its folder must be writable and have room; or give "
+                "another cache="
             ) from error
         except sqlite3.DatabaseError as error:
             raise ValueError(
                 f"the cache {self.path} is damaged or no cache ({error}); move it away, or give another cache="
             ) from error
+
+
+def _close(connection: sqlite3.Connection, lock: threading.Lock, process: int) -> None:
+    """Closes when no thread is in it, which would crash the process; what a forked one inherits is not its own."""
+    if os.getpid() == process:
+        with lock:
+            connection.close()
