@@ -641,9 +641,33 @@ def test_the_command_tells_how_good_the_bundled_student_became(tmp_path, capsys,
     assert all(prompt.startswith("problem : ") for prompt in prompts)  # in words of the toy
 
 
-def test_a_student_in_memory_is_refused_at_once(questions, endpoint, tmp_path):
+def test_what_cannot_be_a_student_or_a_question_is_refused_at_once(questions, endpoint, tmp_path):
     with pytest.raises(TypeError, match="student must be a model id or path, got object"):
         MindsMirror(object(), questions, ChatClient(endpoint.url), tmp_path / "run")
+    with pytest.raises(TypeError, match="questions must be of the class Question"):
+        mirror(tmp_path / "run", ["what is 1 plus 1 ?"], endpoint)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_student_that_is_not_there_is_noticed_before_the_teacher_is_asked(questions, endpoint, tmp_path):
+    first = len(endpoint.seen)
+    with pytest.raises(FileNotFoundError, match="there is no folder"):
+        mirror(tmp_path / "run", questions, endpoint, student=tmp_path / "none").run()
+    assert len(endpoint.seen) == first
+
+
+def test_rows_that_are_too_long_are_left_out_and_counted(endpoint, questions, tmp_path):
+    """Rationales of two steps have more than 12 tokens with their end, those of one have not."""
+    given = {"self_evaluation": False, "max_target_length": 12, "epochs": 0.5}
+    folder = mirror(tmp_path / "run", questions, endpoint, settings(given)).run()
+    (stage,) = read_json(tmp_path / "run" / "history.json")["stages"]
+    tokenizer = load_tokenizer(str(folder))
+    lengths = [
+        len(tokenizer(row["rationale"])["input_ids"]) + 1
+        for row in rows_of(tmp_path / "run", "reasoning", "train")
+    ]
+    assert stage["left_out"] == sum(length > 12 for length in lengths)
+    assert 0 < stage["left_out"] < len(lengths)
 
 
 def test_verdict_rows_ask_in_the_words_that_the_student_is_asked_in():

@@ -69,6 +69,11 @@ class MindsMirror:
         self.student = os.fspath(student)
         self.recipe = recipe or MirrorRecipe()
         self.questions = list(questions)
+        if not all(isinstance(one, Question) for one in self.questions):
+            raise TypeError(
+                "questions must be of the class Question; read rows with read_gsm8k or its like, or make them with "
+                "Question(id, text, answer)"
+            )
         self.splits: QuestionSplits = split_questions(
             self.questions, self.recipe.split.validation, self.recipe.split.test, self.recipe.seed
         )
@@ -137,6 +142,10 @@ class MindsMirror:
         """Asks the black box, unless it is done; the report is the last file, so that it makes it done."""
         if self._files.read("collection") is not None:
             return
+        (
+            load_model(self.student, encoder_decoder=True),
+            load_tokenizer(self.student),
+        )  # before it costs anything
         teacher = self.recipe.teacher
         found = collect_reasoning(
             self.chat,

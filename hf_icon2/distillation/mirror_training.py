@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from datasets import Dataset
@@ -58,7 +58,7 @@ def train_stage(
         show_progress: Whether to show progress bars.
 
     Returns:
-        `steps`, `best_step` and the `curve` of what was measured.
+        `steps`, `best_step`, the `curve` of what was measured, and `left_out`, the rows that were too long.
     """
     from hf_icon2.trainers.adapters import lora_config
     from hf_icon2.trainers.checkpoints import resumable_checkpoint, save_merged
@@ -87,6 +87,7 @@ def train_stage(
         "steps": state.global_step,
         "best_step": state.best_global_step,
         "curve": _curve(state.log_history),
+        "left_out": len(train) - len(cast(Dataset, trainer.train_dataset)),
     }
 
 
