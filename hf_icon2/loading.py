@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,16 +22,30 @@ def load_model(source: str, revision: str | None = None, *, encoder_decoder: boo
         encoder_decoder: Load models of the T5 family too, where the caller can use them.
     """
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
+    from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
     _check_source(source)
     kind: type[AutoModelForCausalLM | AutoModelForSeq2SeqLM] = AutoModelForCausalLM
-    if encoder_decoder and AutoConfig.from_pretrained(source, revision=revision).is_encoder_decoder:
+    if encoder_decoder and _is_encoder_decoder(source, revision):
         kind = AutoModelForSeq2SeqLM
     model: PreTrainedModel = kind.from_pretrained(source, revision=revision)
     model.to("cuda" if torch.cuda.is_available() else "cpu")  # type: ignore[arg-type]
     model.eval()
     return model
+
+
+def _is_encoder_decoder(source: str, revision: str | None) -> bool:
+    """Of a model, or of the base model of an adapter, which has no configuration of its own."""
+    from transformers import AutoConfig
+    from transformers.utils.peft_utils import find_adapter_config_file
+
+    adapter = find_adapter_config_file(source, revision=revision)
+    if adapter is not None:
+        source, revision = (
+            json.loads(Path(adapter).read_text(encoding="utf-8"))["base_model_name_or_path"],
+            None,
+        )
+    return bool(AutoConfig.from_pretrained(source, revision=revision).is_encoder_decoder)
 
 
 def load_tokenizer(source: str, revision: str | None = None) -> PreTrainedTokenizerBase:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from faulty_server import FaultyServer
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 from transformers import PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration
 
@@ -506,6 +507,24 @@ def test_students_without_a_chat_template_run_through_both_stages(
     student = load_model(str(folder), encoder_decoder=True)
     assert student.config.is_encoder_decoder == (kind == "t5_dir")
     assert len(read_json(tmp_path / "run" / "history.json")["stages"]) == 2
+
+
+@pytest.mark.parametrize("kind", ["t5_dir", "plain_dir"])
+def test_a_student_may_be_an_adapter_and_ends_as_a_model(kind, request, endpoint, questions, tmp_path):
+    source = request.getfixturevalue(kind)
+    model = load_model(str(source), encoder_decoder=True)
+    task = "SEQ_2_SEQ_LM" if kind == "t5_dir" else "CAUSAL_LM"
+    adapter = get_peft_model(model, LoraConfig(r=2, task_type=task, target_modules="all-linear"))
+    adapter.save_pretrained(tmp_path / "adapter")
+    load_tokenizer(str(source)).save_pretrained(tmp_path / "adapter")
+    recipe = settings({"self_evaluation": False, "epochs": 0.5, "measurements": 2})
+    folder = mirror(tmp_path / "run", questions, endpoint, recipe, student=tmp_path / "adapter").run()
+    before, after = load_file(source / "model.safetensors"), load_file(folder / "model.safetensors")
+    assert before.keys() == after.keys()
+    layers = [
+        name for name in before if "layer_norm" not in name and not torch.equal(before[name], after[name])
+    ]
+    assert len(layers) > len(before) / 2  # of all weights, those below the adapter too
 
 
 def test_the_likeliest_answers_are_those_of_one_question_at_a_time(t5_dir, plain_dir):

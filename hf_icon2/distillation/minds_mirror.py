@@ -21,11 +21,12 @@ from hf_icon2.distillation.mirror_figures import Examination, examination
 from hf_icon2.distillation.mirror_recipe import COLLECTED, FREE, MirrorRecipe
 from hf_icon2.distillation.mirror_rows import epochs_over_rows, reasoning_rows, verdict_rows, with_replay
 from hf_icon2.distillation.mirror_training import Score, remove_checkpoints, train_stage
+from hf_icon2.distillation.passes import load_student
 from hf_icon2.distillation.reasoning.collection import collect_reasoning
 from hf_icon2.distillation.reasoning.records import Question
 from hf_icon2.distillation.reasoning.splitting import QuestionSplits, split_questions
 from hf_icon2.judges.self_evaluation import EvaluationWording, evaluation_prompt
-from hf_icon2.loading import load_model, load_tokenizer
+from hf_icon2.loading import load_tokenizer
 from hf_icon2.storage import locked
 
 if TYPE_CHECKING:
@@ -143,7 +144,7 @@ class MindsMirror:
         if self._files.read("collection") is not None:
             return
         (
-            load_model(self.student, encoder_decoder=True),
+            load_student(self.student, encoder_decoder=True),
             load_tokenizer(self.student),
         )  # before it costs anything
         teacher = self.recipe.teacher
@@ -184,7 +185,7 @@ class MindsMirror:
 
     def _measured(self, source: str, *, test: bool) -> dict[str, Any]:
         """Figures on validation questions; on those of the test only before and after everything."""
-        model, tokenizer = load_model(source, encoder_decoder=True), load_tokenizer(source)
+        model, tokenizer = load_student(source, encoder_decoder=True), load_tokenizer(source)
         figures = {"validation": self._validation.figures(model, tokenizer)}
         if test and self._test.questions:
             figures["test"] = self._test.figures(model, tokenizer)

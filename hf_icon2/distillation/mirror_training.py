@@ -13,7 +13,8 @@ from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 
 from hf_icon2.distillation.files import Row
 from hf_icon2.distillation.mirror_recipe import Training
-from hf_icon2.loading import load_model, load_tokenizer
+from hf_icon2.distillation.passes import load_student
+from hf_icon2.loading import load_tokenizer
 
 if TYPE_CHECKING:
     from transformers import (
@@ -69,7 +70,7 @@ def train_stage(
     checkpoints = (target.parent / "training").resolve()  # the state names the best checkpoint by its path
     tokenizer = load_tokenizer(source)
     trainer = MindsMirrorTrainer(
-        load_model(source, encoder_decoder=True),
+        load_student(source, encoder_decoder=True),
         args=MindsMirrorConfig(**_arguments(settings, checkpoints, epochs, seed, show_progress)),
         train_dataset=_dataset(train),
         eval_dataset=_dataset(validation),

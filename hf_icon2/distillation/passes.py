@@ -46,14 +46,19 @@ def pass_arguments(settings: TrainingPass, folder: Path, seed: int, show_progres
     }
 
 
-def load_student(source: str) -> PreTrainedModel:
-    """A causal LM by id or path; an adapter is merged into its weights, of which it would let none be trained."""
-    student = load_model(source)
+def load_student(source: str, *, encoder_decoder: bool = False) -> PreTrainedModel:
+    """A causal LM by id or path; an adapter is merged into its weights, of which it would let none be trained.
+
+    Args:
+        source: Model or adapter, id or path.
+        encoder_decoder: Load models of the T5 family too, where the caller can use them.
+    """
+    student = load_model(source, encoder_decoder=encoder_decoder)
     if not getattr(student, "_hf_peft_config_loaded", False):
         return student
     from hf_icon2.trainers.adapters import load_merged
 
-    merged = load_merged(source)
+    merged = load_merged(source, encoder_decoder=student.config.is_encoder_decoder)
     merged.to(student.device)  # type: ignore[arg-type]
     merged.eval()
     return merged

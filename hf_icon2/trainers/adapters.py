@@ -40,10 +40,10 @@ def lora_config(rank: int) -> LoraConfig:
     return LoraConfig(r=rank, lora_alpha=2 * rank, task_type="CAUSAL_LM", target_modules="all-linear")
 
 
-def load_merged(source: str) -> PreTrainedModel:
-    """A causal LM of an adapter's folder or repo, the adapter merged into its weights."""
-    from peft import AutoPeftModelForCausalLM
+def load_merged(source: str, *, encoder_decoder: bool = False) -> PreTrainedModel:
+    """A causal LM, or an encoder-decoder, of an adapter's folder or repo, the adapter merged into its weights."""
+    from peft import AutoPeftModelForCausalLM, AutoPeftModelForSeq2SeqLM
 
-    adapted = AutoPeftModelForCausalLM.from_pretrained(source)
-    merged: PreTrainedModel = adapted.merge_and_unload()
+    kind = AutoPeftModelForSeq2SeqLM if encoder_decoder else AutoPeftModelForCausalLM
+    merged: PreTrainedModel = kind.from_pretrained(source).merge_and_unload()
     return merged.requires_grad_(True)  # PEFT froze them
