@@ -113,7 +113,7 @@ def files_of(folder):
         str(path.relative_to(folder)): without_usage(path)
         for path in sorted(folder.rglob("*"))
         if path.is_file()
-        and path.name != "recipe.json"
+        and path.name not in ("recipe.json", "usage.json")
         and "sqlite" not in path.name
         and not any(part[0] == "." for part in path.relative_to(folder).parts)
     }
@@ -400,8 +400,10 @@ def test_a_budget_that_is_spent_ends_before_training_and_a_larger_one_goes_on(
     with pytest.raises(OSError, match="the budget of 100 requests is spent"):
         run(100)
     assert not (tmp_path / "run" / "collection.json").exists()
+    assert read_json(tmp_path / "run" / "usage.json")["requests"] == 100
     run(1000)
     assert asked_of(endpoint, first).total() == len(asked)
+    assert read_json(tmp_path / "run" / "collection.json")["usage"] == read_json(folder / "usage.json")
     ours, theirs = files_of(tmp_path / "run"), files_of(folder)
     assert {name for name in theirs if ours[name] != theirs[name]} == set()
 

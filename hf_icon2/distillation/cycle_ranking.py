@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from hf_icon2.distillation.cycle_state import CycleState, Row
+from hf_icon2.distillation.spending import added, spent
 from hf_icon2.prompts import answer_text
 
 if TYPE_CHECKING:
@@ -16,8 +17,6 @@ if TYPE_CHECKING:
 
 LEAST_RANKED = 0.1
 """Share of the instructions that must be ranked for a cycle to train on them (our choice)."""
-
-_SPENT = ("requests", "prompt_tokens", "completion_tokens", "cost")
 
 
 def rank_candidates(
@@ -55,7 +54,7 @@ def rank_candidates(
         return kept
     known = {row["id"]: row for row in kept}
     waiting = [row for row in candidates if row["id"] not in known]
-    before = _spent(chat)
+    before = spent(chat)
     answers = [[answer_text(response) for response in row["responses"]] for row in waiting]
     found = ranker.rank(
         [questions[int(row["id"])] for row in waiting],
@@ -69,7 +68,7 @@ def rank_candidates(
     rows = [known.get(key, {"id": key, "scores": None, "reason": missing}) for key in ids]
     dropped = [{**row, "prompt": questions[int(row["id"])]} for row in rows if row["scores"] is None]
     state.write_rows("dropped", dropped)
-    if (usage := _added(state.usage, before, _spent(chat))) is not None:
+    if (usage := added(state.usage, before, spent(chat))) is not None:
         state.write("usage", usage)
     stops = [str(one.reason) for one in found if one.stopped]
     if stops:
@@ -124,20 +123,3 @@ def _check_number(state: CycleState, rows: Sequence[Row]) -> None:
             f"reason is: {example} (all are in {state.path / 'dropped.jsonl'}); choose another black box, or raise "
             "sampling.samples where the student's responses are alike"
         )
-
-
-def _spent(chat: ChatClient | None) -> dict[str, Any] | None:
-    """What a client has used so far; None where none counts."""
-    usage = getattr(chat, "usage", None)
-    return None if usage is None else {name: getattr(usage, name) for name in _SPENT}
-
-
-def _added(kept: Row | None, before: dict[str, Any] | None, after: dict[str, Any] | None) -> Row | None:
-    """What was spent between two looks, added to what is kept of earlier calls."""
-    if before is None or after is None:
-        return kept
-    kept = kept or dict.fromkeys(_SPENT, 0)
-    return {
-        name: None if after[name] is None else (kept[name] or 0) + after[name] - (before[name] or 0)
-        for name in _SPENT
-    }

@@ -22,9 +22,10 @@ from hf_icon2.distillation.mirror_recipe import COLLECTED, FREE, MirrorRecipe
 from hf_icon2.distillation.mirror_rows import epochs_over_rows, reasoning_rows, verdict_rows, with_replay
 from hf_icon2.distillation.mirror_training import Score, remove_checkpoints, train_stage
 from hf_icon2.distillation.passes import load_student
-from hf_icon2.distillation.reasoning.collection import collect_reasoning
+from hf_icon2.distillation.reasoning.collection import Collection, collect_reasoning
 from hf_icon2.distillation.reasoning.records import Question
 from hf_icon2.distillation.reasoning.splitting import QuestionSplits, split_questions
+from hf_icon2.distillation.spending import added, spent
 from hf_icon2.judges.self_evaluation import EvaluationWording, evaluation_prompt
 from hf_icon2.loading import load_tokenizer
 from hf_icon2.storage import locked
@@ -147,8 +148,20 @@ class MindsMirror:
             load_student(self.student, encoder_decoder=True),
             load_tokenizer(self.student),
         )  # before it costs anything
+        before = spent(self.chat)
+        try:
+            found = self._asked()
+        finally:  # what was paid counts, whether or not it was enough
+            usage = added(self._files.read("usage"), before, spent(self.chat))
+            if usage is not None:
+                self._files.write("usage", usage)
+        self._files.write_rows("chains", found.chains.to_list())
+        self._files.write_rows("evaluations", found.evaluations.to_list())
+        self._files.write("collection", {**found.report, "usage": usage})
+
+    def _asked(self) -> Collection:
         teacher = self.recipe.teacher
-        found = collect_reasoning(
+        return collect_reasoning(
             self.chat,
             [*self.splits.train, *self.splits.validation],
             chains=teacher.chains,
@@ -158,9 +171,6 @@ class MindsMirror:
             seed=self.recipe.seed if teacher.send_seed else None,
             progress=self.show_progress,
         )
-        self._files.write_rows("chains", found.chains.to_list())
-        self._files.write_rows("evaluations", found.evaluations.to_list())
-        self._files.write("collection", found.report)
 
     @cached_property
     def _said(self) -> tuple[list[Row], list[Row]]:
