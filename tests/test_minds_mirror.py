@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerFast, T5Config, T5ForConditionalGene
 from hf_icon2 import ChatClient, MindsMirror, MirrorRecipe, answer_questions, same_answer
 from hf_icon2.cli import main
 from hf_icon2.commands import distill_minds_mirror
-from hf_icon2.distillation.mirror_figures import recall_of_each
+from hf_icon2.distillation.mirror_figures import examination, recall_of_each
 from hf_icon2.distillation.mirror_recipe import Evaluation, Split, Teacher, Training
 from hf_icon2.distillation.mirror_rows import epochs_over_rows, reasoning_rows, verdict_rows, with_replay
 from hf_icon2.distillation.question_files import read_questions
@@ -561,6 +561,19 @@ def test_labels_are_the_teachers_or_gold_and_chains_that_contradict_gold_are_dro
     rows = reasoning_rows(CHAINS, QUESTIONS, Training(**given))
     assert [(row["id"], row["chain"], row["label"]) for row in rows] == labels
     assert all(row["rationale"] == f"r{row['chain']}" for row in rows)
+
+
+def test_where_no_answer_is_known_the_most_frequent_label_stands_for_it():
+    """Of a, "7.0" and "7" are the same number and more than "8"; of b, gold stands; c has no chains."""
+    held = [
+        Question("a", "?", None, "gsm8k"),
+        Question("b", "?", "1", "gsm8k"),
+        Question("c", "?", None, "gsm8k"),
+    ]
+    chains = [{"id": "a", "label": label} for label in ("8", "7.0", "7")] + [{"id": "b", "label": "2"}]
+    found = examination(held, chains, (), MirrorRecipe())
+    assert [(one.id, one.answer) for one in found.questions] == [("a", "7.0"), ("b", "1")]
+    assert found.known == {"b"}
 
 
 def test_updates_do_not_grow_with_the_chains():

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from hf_icon2.distillation.answering import answer_questions
 from hf_icon2.distillation.mirror_recipe import MirrorRecipe
 from hf_icon2.distillation.mirror_rows import majority
-from hf_icon2.distillation.reasoning.answers import same_answer
+from hf_icon2.distillation.reasoning.answers import answer_value, same_answer
 from hf_icon2.distillation.reasoning.figures import evaluation_figures
 from hf_icon2.distillation.reasoning.records import Question
 from hf_icon2.judges.self_evaluation import (
@@ -133,15 +134,19 @@ def examination(
             judged[row["id"], row["chain"]].append(row)
     return Examination(
         [
-            replace(question, answer=question.answer or majority(labels[question.id]))
+            question if question.answer is not None else _answered(question, labels[question.id])
             for question in questions
             if question.answer is not None or labels[question.id]
         ],
-        [{**rows[0], "verdict": majority(row["verdict"] for row in rows)} for rows in judged.values()],
+        [{**rows[0], "verdict": majority([row["verdict"] for row in rows])} for rows in judged.values()],
         recipe,
         wording,
         frozenset(question.id for question in questions if question.answer is not None),
     )
+
+
+def _answered(question: Question, labels: Sequence[str]) -> Question:
+    return replace(question, answer=majority(labels, partial(answer_value, question.task)))
 
 
 def recall_of_each(said: Sequence[str], right: Sequence[str]) -> dict[str, float]:

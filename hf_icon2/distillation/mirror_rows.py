@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from random import Random
 from typing import Any
 
@@ -83,9 +83,10 @@ def epochs_over_rows(passes: float, rows: Sequence[Row]) -> float:
     return passes * len({row["id"] for row in own}) / len(own)
 
 
-def majority(labels: Iterable[str]) -> str:
-    """The most frequent one; of equally frequent ones the first."""
-    return Counter(labels).most_common(1)[0][0]
+def majority(labels: Sequence[str], value: Callable[[str], Hashable] = str) -> str:
+    """The most frequent one, of equally frequent ones the first; those of the same value are counted together."""
+    values = [value(label) for label in labels]
+    return labels[values.index(Counter(values).most_common(1)[0][0])]
 
 
 def _label(chain: Row, question: Question, settings: Training) -> str | None:
