@@ -179,11 +179,17 @@ class MindsMirror:
 
     @cached_property
     def _validation(self) -> Examination:
-        return examination(self.splits.validation, *self._said, self.recipe, self.wording)
+        return self._examination(self.splits.validation, *self._said)
 
     @cached_property
     def _test(self) -> Examination:
-        return examination(self.splits.test, (), (), self.recipe, self.wording)
+        return self._examination(self.splits.test, (), ())
+
+    def _examination(
+        self, questions: Sequence[Question], chains: Sequence[Row], evaluations: Sequence[Row]
+    ) -> Examination:
+        shown = {"show_progress": self.show_progress}
+        return examination(questions, chains, evaluations, self.recipe, self.wording, **shown)
 
     def _before(self) -> Row:
         """The student as it was given, in figures."""

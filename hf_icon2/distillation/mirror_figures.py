@@ -37,7 +37,8 @@ class Examination:
         chains: Rows of `id`, `prompt`, `rationale`, `label` and `verdict`, the teacher's most frequent one.
         recipe: Prefixes, what a judge is shown, and how long a label may be.
         wording: How the student is asked to judge.
-        known: Answers that are known, by the ids of their questions.
+        known: Ids of the questions whose answer is known.
+        show_progress: Whether to show progress bars.
     """
 
     questions: Sequence[Question]
@@ -45,6 +46,7 @@ class Examination:
     recipe: MirrorRecipe
     wording: EvaluationWording = evaluation_prompt
     known: frozenset[str] = frozenset()
+    show_progress: bool = False
 
     def accuracy(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> float | None:
         """Share of the questions whose label is right; None without questions."""
@@ -58,6 +60,7 @@ class Examination:
             prefix=self.recipe.training.label_prefix,
             max_new_tokens=settings.max_new_tokens,
             batch_size=settings.batch_size,
+            progress="labels" if self.show_progress else None,
         )
         return fmean(
             same_answer(question.task, label, str(question.answer))
@@ -82,7 +85,8 @@ class Examination:
             batch_size=self.recipe.evaluation.batch_size,
         )
         found = evaluator.evaluate(
-            [Reasoned(row["prompt"], row["rationale"], row["label"]) for row in self.chains]
+            [Reasoned(row["prompt"], row["rationale"], row["label"]) for row in self.chains],
+            progress="verdicts" if self.show_progress else None,
         )
         said = [one.verdict for one in found]
         recall = recall_of_each(said, [row["verdict"] for row in self.chains])
@@ -114,6 +118,8 @@ def examination(
     evaluations: Iterable[Row],
     recipe: MirrorRecipe,
     wording: EvaluationWording = evaluation_prompt,
+    *,
+    show_progress: bool = False,
 ) -> Examination:
     """Of held-out questions; where an answer is not known, the most frequent label of its chains stands for it.
 
@@ -123,6 +129,7 @@ def examination(
         evaluations: Of all questions.
         recipe: Of the run.
         wording: How the student is asked to judge.
+        show_progress: Whether to show progress bars.
     """
     labels: dict[str, list[str]] = defaultdict(list)
     for row in chains:
@@ -142,6 +149,7 @@ def examination(
         recipe,
         wording,
         frozenset(question.id for question in questions if question.answer is not None),
+        show_progress,
     )
 
 
