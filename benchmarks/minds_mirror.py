@@ -36,10 +36,9 @@ ARMS: dict[str, dict[str, Any]] = {
 
 
 def recipe(arm: dict[str, Any], seed: int) -> Any:
-    from hf_icon2.settings import read_settings
-
     import hf_icon2
     from hf_icon2.distillation.mirror_recipe import MirrorRecipe
+    from hf_icon2.settings import read_settings
 
     bundled = Path(hf_icon2.__file__).parent / "recipes" / "minds-mirror.yaml"
     settings = read_settings(bundled)
