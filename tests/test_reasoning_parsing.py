@@ -123,6 +123,14 @@ def test_all_verdicts_of_the_test_sample_agree_with_the_values_stored(sample):
         (NUMBER, "They lay many.\r\nThe answer is $2,125.50.\r\n", "They lay many.", "2125.5"),
         (CHOICE, 'It is safe. So the answer is "River Bank".', "It is safe.", "river bank"),
         (CHOICE, "It is safe. The answer is (a).", "It is safe.", "bank"),
+        (CHOICE, "It is safe. The answer is **B. River bank**.", "It is safe.", "river bank"),
+        (NUMBER, "It is 5. The final answer is: 5.", "It is 5.", "5"),
+        (NUMBER, "It is 5.\n**The answer** is 5.", "It is 5.", "5"),
+        (NUMBER, "It is 5.\nThe **answer** is $\\boxed{5}$.", "It is 5.", "5"),
+        (NUMBER, "It is 5.\nThe answer is \\(\\boxed{$1,500}\\).", "It is 5.", "1500"),
+        (EQUATION, "Share it.\nThe answer is \\[(84 / 2)\\].", "Share it.", "(84 / 2)"),
+        (FREE, "Far.\nThe answer is \\boxed{St. Louis}.", "Far.", "St. Louis"),
+        (FREE, "Two.\nThe answer is $a$ and $b$.", "Two.", "$a$ and $b$"),
         (CLASS, "Rain is wet. The answer is Contradiction.", "Rain is wet.", "contradiction"),
     ],
 )  # fmt: skip
@@ -179,6 +187,9 @@ TWO = "the reply states more than one verdict"
     [
         "{reasons}\n\nEvaluation result: the given answer is {verdict}.",
         "{reasons}\nevaluation result: THE GIVEN ANSWER IS {verdict}",
+        "{reasons}\nEvaluation result: {verdict}.",
+        "{reasons}\n## Evaluation result: The answer is **{verdict}**",
+        "{reasons}\n> Evaluation result - the given answer is {verdict}.",
         "{reasons}\n**Evaluation result:** the given answer is **{verdict}**.  \n\n",
         "<think>Evaluation result: the given answer is wrong.</think>{reasons}\r\n"
         "Evaluation result: the given answer is '{verdict}'.",
@@ -194,7 +205,6 @@ def test_the_last_line_gives_the_verdict(form, verdict):
     [
         ("", NO_RESULT),
         ("It is right.", NO_RESULT),
-        ("Right.\nEvaluation result: correct.", NO_RESULT),
         ("Right.\nThe given answer is correct.", NO_RESULT),
         ("Right. Evaluation result: the given answer is correct.", NO_RESULT),
         ("No.\nEvaluation result: the given answer is not correct.", NO_RESULT),
@@ -217,6 +227,16 @@ def test_an_evaluation_that_is_ambiguous_or_blank_is_refused_with_its_reason(rep
     with pytest.raises(ValueError) as raised:
         parse_evaluation(reply)
     assert str(raised.value).partition(":")[0] == reason
+
+
+@pytest.mark.parametrize("reasons", [
+    "Let us check whether the given answer is correct. 3 plus 4 is 7, not 8.",
+    "I check if the  given answer is **correct**: 3 plus 4 is 7, not 8.",
+])  # fmt: skip
+def test_to_ask_whether_an_answer_is_correct_is_no_verdict(reasons):
+    """Refusing these would drop replies that say "wrong" and keep the others, and so tilt what is learned."""
+    reply = f"{reasons}\nEvaluation result: the given answer is wrong."
+    assert parse_evaluation(reply) == Evaluation(reasons, "wrong")
 
 
 # The prompts.

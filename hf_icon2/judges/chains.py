@@ -6,7 +6,10 @@ import re
 
 from hf_icon2.storage import shortened
 
-_ANSWER_IS = re.compile(r"\bthe\s+answer\s+is\b[\s:]*", re.IGNORECASE)
+_ANSWER_IS = re.compile(r"\bthe\s+(?:final\s+)?[*_]*answer[*_]*\s+is\b[\s:]*", re.IGNORECASE)
+_MATHEMATICS = (("\\(", "\\)"), ("\\[", "\\]"), ("$", "$"), ("\\boxed{", "}"))
+"""What models put around an answer in LaTeX."""
+
 _SENTENCE_END = re.compile(r"[.!?](?![0-9A-Za-z])|\n")
 
 
@@ -14,8 +17,8 @@ def split_chain(reply: str) -> tuple[str, str]:
     """The rationale and the answer of a reply; strict, so that nothing blank, cut or ambiguous passes for one.
 
     Args:
-        reply: The answer stands after the last "The answer is", on one line that ends the reply. What a model
-            thinks before its reply, up to `</think>`, is passed over.
+        reply: The answer stands after the last "The answer is" (or "The final answer is"), on one line that ends the
+            reply. What a model thinks before its reply, up to `</think>`, is passed over.
 
     Returns:
         The rationale, up to the last end of a sentence or a line before "The answer is"; and the answer, see
@@ -54,11 +57,19 @@ def spoken(reply: str) -> str:
 
 
 def bare_answer(text: str) -> str:
-    """Without the full stop of the sentence, and without the quotes and marks that stand around it."""
+    """Without the full stop of the sentence, and without the quotes, marks and LaTeX that stand around it."""
     before = None
     while text != before:
         before = text
-        text = text.strip().removesuffix(".").strip("*_`\"'“”‘’ ")
+        text = _without_mathematics(text.strip().removesuffix(".").strip("*_`\"'“”‘’ "))
+    return text
+
+
+def _without_mathematics(text: str) -> str:
+    for opening, closing in _MATHEMATICS:
+        inner = text.removeprefix(opening).removesuffix(closing)
+        if f"{opening}{inner}{closing}" == text and opening not in inner and closing not in inner:
+            return inner
     return text
 
 

@@ -98,7 +98,7 @@ def _choice(text: str, choices: Sequence[str]) -> str:
     for letter, choice in zip(ascii_lowercase, choices, strict=False):
         words = _plain(choice)
         marks = (f"({letter})", f"{letter})")
-        if said in {words, *marks, *(f"{mark} {words}" for mark in marks)}:
+        if said in {words, *marks, *(f"{mark} {words}" for mark in (*marks, f"{letter}.", f"{letter}:"))}:
             return choice
     raise ValueError(f"{text!r} is none of the choices {', '.join(choices)}")
 

@@ -15,12 +15,14 @@ from hf_icon2.judges.chains import says_something, split_chain, spoken
 from hf_icon2.judges.verdicts import VERDICTS, Verdict
 from hf_icon2.storage import shortened
 
-_MARKS = r"[\s*_`\"'.:]*"
+_MARKS = r"[\s*_`\"'.:#>-]*"
 _RESULT = re.compile(rf"{_MARKS}evaluation\s+result\b(.*)", re.IGNORECASE)
 _GIVEN = re.compile(
-    rf"{_MARKS}the\s+given\s+answer\s+is{_MARKS}({'|'.join(VERDICTS)}){_MARKS}", re.IGNORECASE
+    rf"{_MARKS}(?:the\s+(?:given\s+)?answer\s+is{_MARKS})?({'|'.join(VERDICTS)}){_MARKS}", re.IGNORECASE
 )
-_ELSEWHERE = re.compile(rf"\bgiven\s+answer\s+is{_MARKS}({'|'.join(VERDICTS)})\b", re.IGNORECASE)
+_ELSEWHERE = re.compile(
+    rf"(\b(?:if|whether)\s+the\s+)?\bgiven\s+answer\s+is{_MARKS}({'|'.join(VERDICTS)})\b", re.IGNORECASE
+)
 
 
 def parse_chain(reply: str, question: Question) -> Chain:
@@ -47,8 +49,9 @@ def parse_evaluation(reply: str) -> Evaluation:
     """The reasons and the verdict of a reply.
 
     Args:
-        reply: Its last line is "Evaluation result: the given answer is ..." with one verdict. Nothing else in it
-            may state another. What a model thinks before it, up to `</think>`, is passed over.
+        reply: Its last line is "Evaluation result: the given answer is ..." with one verdict, or "Evaluation result:"
+            with the verdict alone. Nothing else in it may state another; to ask whether the given answer is correct
+            states none. What a model thinks before it, up to `</think>`, is passed over.
 
     Raises:
         ValueError: With the reason, up to its first colon always the same words.
@@ -60,7 +63,7 @@ def parse_evaluation(reply: str) -> Evaluation:
     if not given:
         raise ValueError(f"the last line of the reply is no evaluation result: {shortened(last)}")
     verdict = _verdict(given[1])
-    if any(_verdict(other) != verdict for other in _ELSEWHERE.findall(text)):
+    if any(_verdict(other) != verdict for asked, other in _ELSEWHERE.findall(text) if not asked):
         raise ValueError(f"the reply states more than one verdict: {shortened(said)}")
     text = text.strip()
     if not says_something(re.sub(rf"\A{_MARKS}{EVALUATION}", "", text, flags=re.IGNORECASE)):
