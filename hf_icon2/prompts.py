@@ -140,6 +140,20 @@ def prefixed(prefix: str, instruction: Instruction) -> Instruction:
     return messages
 
 
+def task_prompt(
+    tokenizer: PreTrainedTokenizerBase, prefix: str, instruction: Instruction, *, encoder_decoder: bool
+) -> Instruction:
+    """The instruction with `prefix` in front, as a student is trained on it and asked with it.
+
+    A decoder without a chat template reads on from plain text, so that what it says would stick to the last word; there
+    the prompt ends with a line break.
+    """
+    instruction = prefixed(prefix, instruction)
+    if encoder_decoder or tokenizer.chat_template is not None or not isinstance(instruction, str):
+        return instruction
+    return instruction if instruction.endswith("\n") else f"{instruction}\n"
+
+
 def encode_source(tokenizer: PreTrainedTokenizerBase, instruction: Instruction) -> list[int]:
     """Token ids of an instruction for an encoder: plain text, with what the tokenizer puts around one."""
     ids: list[int] = tokenizer(_render_plain(as_messages(instruction), None))["input_ids"]

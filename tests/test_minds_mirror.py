@@ -511,6 +511,22 @@ def test_students_without_a_chat_template_run_through_both_stages(
     assert len(read_json(tmp_path / "run" / "history.json")["stages"]) == 2
 
 
+def test_a_label_that_could_grow_together_with_the_question_is_learned_all_the_same(plain_dir, tmp_path):
+    """Without a chat template "s" and "ky" would become one token; a line break keeps them apart, in use as well."""
+    questions = [Question(str(number), f"{number}. What is above? The s") for number in range(4)]
+
+    def says_ky(payload):
+        judged = "Rationale:" in payload["messages"][-1]["content"]
+        return f"It is blue.\n{'Evaluation result: the given answer is correct.' if judged else 'The answer is ky.'}"
+
+    given = {"epochs": 20, "evaluation_epochs": 0.5, "measurements": 2, "learning_rate": 1e-2}
+    with FaultyServer(says_ky) as server:
+        folder = mirror(tmp_path / "run", questions, server, settings(given), student=plain_dir).run()
+    model, tokenizer = load_model(str(folder)), load_tokenizer(str(folder))
+    asked = [question.text for question in questions]
+    assert answer_questions(model, tokenizer, asked) == ["ky"] * 4
+
+
 @pytest.mark.parametrize("kind", ["t5_dir", "plain_dir"])
 def test_a_student_may_be_an_adapter_and_ends_as_a_model(kind, request, endpoint, questions, tmp_path):
     source = request.getfixturevalue(kind)

@@ -103,7 +103,7 @@ def log_probs(student, prompt, target):
         logits = model(input_ids=source, decoder_input_ids=torch.tensor([[0, *ids[:-1]]])).logits[0]
         return logits.double().log_softmax(-1), ids
     if tokenizer.chat_template is None:
-        before, after = tokenizer(prompt)["input_ids"], [*tokenizer(target)["input_ids"], 2]
+        before, after = tokenizer(f"{prompt}\n")["input_ids"], [*tokenizer(target)["input_ids"], 2]
     else:
         before = tokenizer(f"<bos><|user|>{prompt}<eos><|assistant|>")["input_ids"]
         after = tokenizer(f"{target}<eos>")["input_ids"]
@@ -470,13 +470,18 @@ def test_a_blank_target_that_is_not_trained_on_does_no_harm(student, tmp_path):
 
 
 def test_a_target_that_grows_together_with_its_prompt_is_refused(tiny_llama, tiny_tokenizer, tmp_path):
-    """Where the two become one token, the student would be trained on a prompt that it never sees in use."""
+    """Where the two become one token, the student would be trained on a prompt that it never sees in use. The line
+    break at the end of a prompt keeps "s" and "ky" apart, but not itself and another one."""
     plain = copy.deepcopy(tiny_tokenizer)
     plain.chat_template = None
     assert len(plain("sky")["input_ids"]) < len(plain("s")["input_ids"] + plain("ky")["input_ids"])
-    data = broken(2, prompt="What is s", label="ky")
-    with pytest.raises(ValueError, match="row 2: .*become one token.*end prompts with a line break"):
-        trainer((tiny_llama, plain), tmp_path, data)
+    for prompt in ("What is s", "What is s\n"):
+        row = trainer((tiny_llama, plain), tmp_path, broken(2, prompt=prompt, label="ky")).train_dataset[2]
+        assert row["label_prompt_ids"] == plain("predict: What is s\n")["input_ids"]
+        assert row["label_target_ids"] == [*plain("ky")["input_ids"], 2]
+    plain.add_tokens("\n\n")
+    with pytest.raises(ValueError, match="row 2: .*become one token.*white space at its start"):
+        trainer((tiny_llama, plain), tmp_path, broken(2, label="\nky"))
 
 
 def test_rows_that_would_be_cut_are_left_out_and_counted(student, tmp_path, caplog):

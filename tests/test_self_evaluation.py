@@ -54,7 +54,7 @@ def sum_of_log_probs(logits, tokens):
 def by_hand_causal(model, tokenizer, prompt, verdict):
     """One plain pass over the rendered conversation; the answer's tokens are those after the generation prompt."""
     if tokenizer.chat_template is None:
-        opened, whole = prompt, prompt + verdict
+        opened, whole = f"{prompt}\n", f"{prompt}\n{verdict}"
     else:
         turn = [{"role": "user", "content": prompt}]
         opened = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)

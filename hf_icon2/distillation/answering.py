@@ -10,7 +10,7 @@ from tqdm.auto import tqdm
 
 from hf_icon2.blocks import input_device
 from hf_icon2.blocks.reading import evaluating
-from hf_icon2.prompts import decode_answer, encode_prompt, encode_source, pad_batch, pad_token_id
+from hf_icon2.prompts import decode_answer, encode_prompt, encode_source, pad_batch, pad_token_id, task_prompt
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -42,8 +42,10 @@ def answer_questions(
     with evaluating(model), tqdm(desc=progress, total=len(questions), disable=progress is None) as bar:
         for start in range(0, len(order), batch_size):
             part = order[start : start + batch_size]
-            texts = [prefix + questions[index] for index in part]
-            for index, ids in zip(part, _generate(model, tokenizer, texts, max_new_tokens), strict=True):
+            texts = [questions[index] for index in part]
+            for index, ids in zip(
+                part, _generate(model, tokenizer, prefix, texts, max_new_tokens), strict=True
+            ):
                 answers[index] = decode_answer(tokenizer, ids).strip()
             bar.update(len(part))
     return answers
@@ -51,12 +53,17 @@ def answer_questions(
 
 @torch.no_grad()
 def _generate(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_new_tokens: int
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prefix: str,
+    texts: Sequence[str],
+    max_new_tokens: int,
 ) -> list[list[int]]:
     """New token ids of each text."""
     encoder_decoder, pad = model.config.is_encoder_decoder, pad_token_id(tokenizer)
     encode = encode_source if encoder_decoder else encode_prompt
-    rows = [encode(tokenizer, text) for text in texts]
+    prompts = (task_prompt(tokenizer, prefix, text, encoder_decoder=encoder_decoder) for text in texts)
+    rows = [encode(tokenizer, prompt) for prompt in prompts]
     ids, mask = pad_batch(rows, pad, side="right" if encoder_decoder else "left")
     device = input_device(model)
     # transformers 5.23 annotates `generate` for a protocol that its own models do not satisfy.

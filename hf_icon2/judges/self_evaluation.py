@@ -18,7 +18,15 @@ from hf_icon2.judges.chains import split_chain
 from hf_icon2.judges.judging import check_columns, rank_by_reward
 from hf_icon2.judges.verdicts import LEAST_MASS, VERDICTS, Demonstration, Ranking, Verdict
 from hf_icon2.judges.wording import question_text
-from hf_icon2.prompts import Instruction, Message, answer_text, encode_exchange, encode_source, encode_target
+from hf_icon2.prompts import (
+    Instruction,
+    Message,
+    answer_text,
+    encode_exchange,
+    encode_source,
+    encode_target,
+    task_prompt,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -166,7 +174,7 @@ class SelfEvaluator:
         with tqdm(desc=progress, total=len(answers), disable=progress is None) as bar:
             for start in range(0, len(answers), self.batch_size):
                 part = [Reasoned(*item) for item in answers[start : start + self.batch_size]]
-                prompts = [self.label_prefix + self.wording(*item, shows=self.shows) for item in part]
+                prompts = [self._prompt(item) for item in part]
                 with evaluating(self.model):
                     found += map(_evaluation, self._log_probs(prompts))
                 bar.update(len(part))
@@ -232,6 +240,11 @@ class SelfEvaluator:
             for given, ranking in zip(answers, rankings, strict=True)
         ]
 
+    def _prompt(self, item: Reasoned) -> Instruction:
+        is_encoder_decoder = bool(self.model.config.is_encoder_decoder)
+        text = self.wording(*item, shows=self.shows)
+        return task_prompt(self.tokenizer, self.label_prefix, text, encoder_decoder=is_encoder_decoder)
+
     def _reasoned(self, prompt: Instruction, answer: str) -> Reasoned | None:
         question = question_text(prompt)
         try:
@@ -239,7 +252,7 @@ class SelfEvaluator:
         except ValueError:
             return None
 
-    def _log_probs(self, prompts: Sequence[str]) -> list[list[float]]:
+    def _log_probs(self, prompts: Sequence[Instruction]) -> list[list[float]]:
         """Of the three verdicts after each prompt, in nats."""
         from hf_icon2.likelihood import response_log_probs, target_log_probs
 

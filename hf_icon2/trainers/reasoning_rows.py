@@ -17,7 +17,7 @@ from hf_icon2.prompts import (
     encode_source,
     encode_target,
     pad_batch,
-    prefixed,
+    task_prompt,
 )
 from hf_icon2.trainers.rows import Row, check_columns, leave_out_cut
 
@@ -63,7 +63,7 @@ def prepare_reasoning(
         try:
             for column, prefix in prefixes.items():
                 as_messages(row["prompt"])  # an empty one is refused before the prefix fills it
-                prompt = prefixed(prefix, row["prompt"])
+                prompt = task_prompt(tokenizer, prefix, row["prompt"], encoder_decoder=encoder_decoder)
                 ids, target = _encode(
                     tokenizer, prompt, _target(row, column), encoder_decoder=encoder_decoder
                 )
@@ -196,6 +196,6 @@ def _encode(
     if tokenizer.chat_template is None and len(ids) < len(encode_prompt(tokenizer, prompt)):
         raise ValueError(
             f"without a chat template its end and the target {target[:20]!r} become one token, which no prompt "
-            "alone ends with; end prompts with a line break"
+            "alone ends with; take away the white space at its start"
         )
     return ids, target_ids
