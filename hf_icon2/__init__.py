@@ -49,7 +49,7 @@ _HOME = {
     "SelfEvaluation": "judges.self_evaluation",
     "SelfEvaluator": "judges.self_evaluation",
     "collect_reasoning": "distillation.reasoning.collection",
-    "evaluation_prompt": "judges.self_evaluation",
+    "evaluation_prompt": "judges.evaluation_wording",
     "answer_questions": "distillation.answering",
     "export_gguf": "interchange.gguf_files",
     "export_lm_eval": "interchange.lm_eval_file",
@@ -65,6 +65,7 @@ _HOME = {
     "read_cqa": "distillation.reasoning.reading",
     "read_gsm8k": "distillation.reasoning.reading",
     "read_svamp": "distillation.reasoning.reading",
+    "read_text": "distillation.reasoning.reading",
     "run_recipe": "pipeline.run",
     "same_answer": "distillation.reasoning.answers",
     "sample_candidates": "distillation.candidates",
@@ -97,6 +98,7 @@ if TYPE_CHECKING:
     from hf_icon2.distillation.reasoning.reading import read_cqa as read_cqa
     from hf_icon2.distillation.reasoning.reading import read_gsm8k as read_gsm8k
     from hf_icon2.distillation.reasoning.reading import read_svamp as read_svamp
+    from hf_icon2.distillation.reasoning.reading import read_text as read_text
     from hf_icon2.distillation.reasoning.records import Question as Question
     from hf_icon2.distillation.reasoning.splitting import split_questions as split_questions
     from hf_icon2.distillation.teacher import score_candidates as score_candidates
@@ -112,13 +114,13 @@ if TYPE_CHECKING:
     from hf_icon2.judges.chat.records import ChatReply as ChatReply
     from hf_icon2.judges.chat.records import ChatRequest as ChatRequest
     from hf_icon2.judges.chat_letters import ChatLetterJudge as ChatLetterJudge
+    from hf_icon2.judges.evaluation_wording import evaluation_prompt as evaluation_prompt
     from hf_icon2.judges.letters import LetterJudge as LetterJudge
     from hf_icon2.judges.pairwise import PairwiseJudge as PairwiseJudge
     from hf_icon2.judges.ranking import RankingJudge as RankingJudge
     from hf_icon2.judges.reward_models import RewardModel as RewardModel
     from hf_icon2.judges.self_evaluation import SelfEvaluation as SelfEvaluation
     from hf_icon2.judges.self_evaluation import SelfEvaluator as SelfEvaluator
-    from hf_icon2.judges.self_evaluation import evaluation_prompt as evaluation_prompt
     from hf_icon2.judges.self_evaluation import self_evaluate as self_evaluate
     from hf_icon2.judges.verdicts import Demonstration as Demonstration
     from hf_icon2.judges.verdicts import Ranking as Ranking

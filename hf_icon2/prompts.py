@@ -131,27 +131,16 @@ def encode_prompt(
     return ids
 
 
-def prefixed(prefix: str, instruction: Instruction) -> Instruction:
-    """The instruction with `prefix` in front of its last turn."""
-    if isinstance(instruction, str):
-        return prefix + instruction
-    messages = as_messages(instruction)
-    messages[-1]["content"] = prefix + messages[-1]["content"]
-    return messages
-
-
 def task_prompt(
     tokenizer: PreTrainedTokenizerBase, prefix: str, instruction: Instruction, *, encoder_decoder: bool
 ) -> Instruction:
-    """The instruction with `prefix` in front, as a student is trained on it and asked with it.
-
-    A decoder without a chat template reads on from plain text, so that what it says would stick to the last word; there
-    the prompt ends with a line break.
-    """
-    instruction = prefixed(prefix, instruction)
-    if encoder_decoder or tokenizer.chat_template is not None or not isinstance(instruction, str):
-        return instruction
-    return instruction if instruction.endswith("\n") else f"{instruction}\n"
+    """The instruction with `prefix` in front of its last turn; a line break keeps a plain decoder's answer off it."""
+    if isinstance(instruction, str):
+        sticks = not encoder_decoder and tokenizer.chat_template is None and not instruction.endswith("\n")
+        return prefix + instruction + "\n" * sticks
+    messages = as_messages(instruction)
+    messages[-1]["content"] = prefix + messages[-1]["content"]
+    return messages
 
 
 def encode_source(tokenizer: PreTrainedTokenizerBase, instruction: Instruction) -> list[int]:

@@ -25,7 +25,7 @@ from hf_icon2.distillation.mirror_rows import epochs_over_rows, reasoning_rows, 
 from hf_icon2.distillation.question_files import read_questions
 from hf_icon2.distillation.reasoning.records import Question
 from hf_icon2.judges.chat.budget import Budget
-from hf_icon2.judges.self_evaluation import evaluation_prompt
+from hf_icon2.judges.evaluation_wording import evaluation_prompt
 from hf_icon2.loading import load_model, load_tokenizer
 from hf_icon2.storage import locked, read_json, read_json_lines
 from hf_icon2.toy import student_path
@@ -495,9 +495,9 @@ def plain_dir(tiny_llama, tiny_tokenizer, tmp_path_factory):
 
 @pytest.mark.parametrize("kind", ["t5_dir", "plain_dir"])
 def test_students_without_a_chat_template_run_through_both_stages(
-    kind, request, endpoint, questions, tmp_path
+    kind, request, endpoint, questions, tmp_path, caplog
 ):
-    """An encoder-decoder, which stays one, and a decoder."""
+    """An encoder-decoder, which stays one, and a decoder; that they guess at first is no news."""
     source = request.getfixturevalue(kind)
     given = {"epochs": 0.5, "evaluation_epochs": 0.5, "measurements": 2}
     folder = mirror(tmp_path / "run", questions, endpoint, settings(given), student=source).run()
@@ -509,6 +509,7 @@ def test_students_without_a_chat_template_run_through_both_stages(
     student = load_model(str(folder), encoder_decoder=True)
     assert student.config.is_encoder_decoder == (kind == "t5_dir")
     assert len(read_json(tmp_path / "run" / "history.json")["stages"]) == 2
+    assert "guesses" not in caplog.text
 
 
 def test_a_label_that_could_grow_together_with_the_question_is_learned_all_the_same(plain_dir, tmp_path):
@@ -667,6 +668,26 @@ def test_questions_come_from_json_and_from_json_lines(file, tmp_path):
     assert some == read_questions(str(file), "gsm8k", number=5, seed=3)
     with pytest.raises(FileNotFoundError, match="there is no file"):
         read_questions(str(tmp_path / "none.jsonl"), "gsm8k")
+
+
+def test_questions_of_any_other_form_are_answered_as_text(tmp_path):
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"question": "Where is the tower?", "answer": "in Paris."}\n')
+    assert read_questions(str(rows), "text") == [Question("questions-0", "Where is the tower?", "in Paris")]
+    assert MirrorRecipe(task="text").task == "text"
+
+
+def test_files_that_cannot_be_read_are_refused_with_a_sentence(tmp_path):
+    table = tmp_path / "rows.csv"
+    table.write_text("question,answer\n")
+    with pytest.raises(
+        ValueError, match=r"rows.csv is neither .jsonl nor .json; write its rows as JSON lines"
+    ):
+        read_questions(str(table), "text")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "rows.json").write_text('{"question": "x"}\n{"question')
+    with pytest.raises(ValueError, match="the rows of .*folder cannot be read"):
+        read_questions(str(tmp_path / "folder"), "text")
 
 
 def test_the_command_tells_how_good_the_bundled_student_became(tmp_path, capsys, monkeypatch):

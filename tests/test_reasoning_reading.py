@@ -1,13 +1,23 @@
 """Questions from the rows of SVAMP, GSM8K, CQA and ANLI, what makes two answers the same, and splits of questions."""
 
 import json
+import math
 import random
 from fractions import Fraction
 
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 
-from hf_icon2 import Question, read_anli, read_cqa, read_gsm8k, read_svamp, same_answer, split_questions
+from hf_icon2 import (
+    Question,
+    read_anli,
+    read_cqa,
+    read_gsm8k,
+    read_svamp,
+    read_text,
+    same_answer,
+    split_questions,
+)
 from hf_icon2.distillation.reasoning.answers import written_answer
 from hf_icon2.distillation.reasoning.arithmetic import evaluate
 
@@ -28,6 +38,7 @@ SVAMP_ROW = {
     "Answer": 4.0,
 }
 GSM8K_ROW = {"question": "How many?", "answer": "It is 2 * 3 = <<2*3=6>>6.\n#### 6"}
+TEXT_ROW = {"question": "Where is the Eiffel Tower?", "answer": "in Paris."}
 
 
 @pytest.fixture(scope="module")
@@ -118,6 +129,19 @@ def test_anli_has_premise_and_hypothesis_on_two_lines(label, answer):
     ]
 
 
+def test_any_rows_are_read_and_their_answers_compared_as_text():
+    rows = [TEXT_ROW, {"id": 7, "question": "How many?", "answer": 5}, {"question": "Why?", "answer": None}]
+    found = read_text([*rows, {"question": "Where?", "answer": " "}])
+    assert found == [
+        Question("questions-0", "Where is the Eiffel Tower?", "in Paris"),
+        Question("7", "How many?", "5"),
+        Question("questions-2", "Why?"),
+        Question("questions-3", "Where?"),
+    ]
+    assert same_answer(found[0].task, "In  paris.", found[0].answer)
+    assert not same_answer(found[0].task, "Paris", found[0].answer)
+
+
 def test_a_split_of_datasets_is_read_like_a_list():
     features = Features(
         {name: Value("string") for name in ("uid", "premise", "hypothesis", "reason")}
@@ -134,6 +158,11 @@ def test_a_split_of_datasets_is_read_like_a_list():
 @pytest.mark.parametrize(
     ("read", "row", "reason"),
     [
+        (read_text, {"question": "x", "target": "5"}, "it has no answer; it has question, target"),
+        (read_text, {"question": "x", "answer": math.nan}, "its answer must be text or a whole number, .* nan"),
+        (read_text, {"question": "x", "answer": True}, "it is True"),
+        (read_text, {"question": "x", "answer": " ?? "}, "without a letter or a digit says nothing"),
+        (read_text, {"question": "", "answer": "x"}, "its question must be text"),
         (read_svamp, {"question": "x"}, "row 1 of SVAMP cannot be used: it has no Equation; it has question"),
         (read_svamp, SVAMP_ROW | {"Body": " "}, "its Body must be text that is not blank; it is ' '"),
         (read_svamp, SVAMP_ROW | {"Equation": "4 apples"}, "row 1 of SVAMP cannot be used: '4 apples' is not made"),
@@ -157,13 +186,15 @@ def test_a_split_of_datasets_is_read_like_a_list():
     ],
 )  # fmt: skip
 def test_a_row_of_another_form_is_refused_by_its_number(read, row, reason):
-    first = {read_svamp: SVAMP_ROW, read_gsm8k: GSM8K_ROW, read_cqa: CQA_ROW, read_anli: ANLI_ROW}[read]
+    first = {
+        read_svamp: SVAMP_ROW, read_gsm8k: GSM8K_ROW, read_cqa: CQA_ROW, read_anli: ANLI_ROW, read_text: TEXT_ROW,
+    }[read]  # fmt: skip
     with pytest.raises(ValueError, match=reason) as raised:
         read([first, row])
     assert str(raised.value).startswith("row 1 of ")
 
 
-@pytest.mark.parametrize("read", [read_svamp, read_gsm8k, read_cqa, read_anli])
+@pytest.mark.parametrize("read", [read_svamp, read_gsm8k, read_cqa, read_anli, read_text])
 def test_what_are_no_rows_is_refused(read):
     with pytest.raises(ValueError, match="there are no rows of"):
         read([])

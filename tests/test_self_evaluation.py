@@ -12,13 +12,13 @@ from transformers import T5Config, T5ForConditionalGeneration
 
 from hf_icon2 import PADConfig, PADTrainer, tune
 from hf_icon2.judges.chains import split_chain
+from hf_icon2.judges.evaluation_wording import evaluation_prompt
 from hf_icon2.judges.self_evaluation import (
-    VERDICTS,
     Reasoned,
     SelfEvaluator,
-    evaluation_prompt,
     self_evaluate,
 )
+from hf_icon2.judges.verdicts import VERDICTS
 from hf_icon2.toy.reasoning import evaluation_prompt as toy_wording
 from hf_icon2.toy.reasoning import sums
 
@@ -144,6 +144,9 @@ def test_a_model_that_does_not_say_verdicts_is_reported(tiny_llama, tiny_tokeniz
     (found,) = SelfEvaluator(tiny_llama, tiny_tokenizer).evaluate(ITEMS[:1])
     assert found.mass < 0.1
     assert "1 of 1 verdicts are guesses" in caplog.text
+    caplog.clear()
+    assert SelfEvaluator(tiny_llama, tiny_tokenizer, warns=False).evaluate(ITEMS[:1]) == [found]
+    assert not caplog.records
 
 
 def test_a_model_in_training_mode_is_judged_without_dropout_and_left_in_training(tiny_t5, tiny_tokenizer):

@@ -14,7 +14,7 @@ from hf_icon2.recipe import TOY
 if TYPE_CHECKING:
     from hf_icon2.distillation.mirror_figures import Examination
     from hf_icon2.distillation.reasoning.records import Question
-    from hf_icon2.judges.self_evaluation import EvaluationWording
+    from hf_icon2.judges.evaluation_wording import EvaluationWording
     from hf_icon2.toy.skills import Sum
 
 RECIPE, TOY_RECIPE = MirrorRecipe, "minds-mirror.yaml"
@@ -110,7 +110,7 @@ def _wording(recipe: MirrorRecipe) -> EvaluationWording:
         from hf_icon2.toy.reasoning import evaluation_prompt as in_words_of_the_toy
 
         return in_words_of_the_toy
-    from hf_icon2.judges.self_evaluation import evaluation_prompt
+    from hf_icon2.judges.evaluation_wording import evaluation_prompt
 
     return evaluation_prompt
 

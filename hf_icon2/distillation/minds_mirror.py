@@ -26,7 +26,7 @@ from hf_icon2.distillation.reasoning.collection import Collection, collect_reaso
 from hf_icon2.distillation.reasoning.records import Question
 from hf_icon2.distillation.reasoning.splitting import QuestionSplits, split_questions
 from hf_icon2.distillation.spending import added, spent
-from hf_icon2.judges.self_evaluation import EvaluationWording, evaluation_prompt
+from hf_icon2.judges.evaluation_wording import EvaluationWording, evaluation_prompt
 from hf_icon2.loading import load_tokenizer
 from hf_icon2.storage import locked
 

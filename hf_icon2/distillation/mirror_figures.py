@@ -15,12 +15,8 @@ from hf_icon2.distillation.mirror_rows import majority
 from hf_icon2.distillation.reasoning.answers import answer_value, same_answer
 from hf_icon2.distillation.reasoning.figures import evaluation_figures
 from hf_icon2.distillation.reasoning.records import Question
-from hf_icon2.judges.self_evaluation import (
-    EvaluationWording,
-    Reasoned,
-    SelfEvaluator,
-    evaluation_prompt,
-)
+from hf_icon2.judges.evaluation_wording import EvaluationWording, evaluation_prompt
+from hf_icon2.judges.self_evaluation import Reasoned, SelfEvaluator
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -83,6 +79,7 @@ class Examination:
             label_prefix=training.label_prefix,
             wording=self.wording,
             batch_size=self.recipe.evaluation.batch_size,
+            warns=False,
         )
         found = evaluator.evaluate(
             [Reasoned(row["prompt"], row["rationale"], row["label"]) for row in self.chains],

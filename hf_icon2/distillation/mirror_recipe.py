@@ -83,8 +83,9 @@ class MirrorRecipe(PlainRecipe):
 
     student: str = setting(TOY, "model id or path; `toy` is the bundled student")
     questions: str | None = setting(None, "JSON(L) file or Hub dataset; the toy's sums by default")
-    task: Literal["svamp", "gsm8k", "cqa", "anli"] = setting(
-        "gsm8k", "form of that dataset's rows: svamp, gsm8k, cqa or anli"
+    task: Literal["svamp", "gsm8k", "cqa", "anli", "text"] = setting(
+        "gsm8k",
+        "form of that dataset's rows: svamp, gsm8k, cqa, anli, or text for rows of question and answer",
     )
     subset: str | None = setting(None, "configuration of that Hub dataset, such as main of gsm8k")
     part: str = setting("train", "split of that Hub dataset, such as train_r1 of anli")

@@ -10,7 +10,7 @@ from typing import Any
 from hf_icon2.distillation.mirror_recipe import Training
 from hf_icon2.distillation.reasoning.answers import same_answer
 from hf_icon2.distillation.reasoning.records import Question
-from hf_icon2.judges.self_evaluation import EvaluationWording, Shows, evaluation_prompt
+from hf_icon2.judges.evaluation_wording import EvaluationWording, Shows, evaluation_prompt
 
 Row = Mapping[str, Any]
 

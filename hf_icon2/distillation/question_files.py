@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from hf_icon2.distillation.reasoning.reading import read_anli, read_cqa, read_gsm8k, read_svamp
+from hf_icon2.distillation.reasoning.reading import read_anli, read_cqa, read_gsm8k, read_svamp, read_text
 from hf_icon2.distillation.reasoning.records import Question
 from hf_icon2.storage import read_json, read_json_lines
 
@@ -16,6 +16,7 @@ READERS: Mapping[str, Callable[[Iterable[Mapping[str, Any]]], list[Question]]] =
     "gsm8k": read_gsm8k,
     "cqa": read_cqa,
     "anli": read_anli,
+    "text": read_text,
 }
 _LARGEST = 2**30  # bytes of a file
 
@@ -33,7 +34,7 @@ def read_questions(
 
     Args:
         source: File of JSON lines or of one JSON list, or id of a dataset on the Hub.
-        task: How its rows are read: svamp, gsm8k, cqa or anli.
+        task: How its rows are read: svamp, gsm8k, cqa, anli, or text for any others.
         subset: Configuration of a dataset on the Hub, where it has several.
         part: Split of a dataset on the Hub.
         number: How many; all where it is None or there are not as many.
@@ -49,12 +50,22 @@ def read_questions(
     return random.Random(seed).sample(found, number)
 
 
+def _dataset(source: str, subset: str | None, part: str) -> Iterable[Mapping[str, Any]]:
+    if Path(source).is_file():
+        raise ValueError(f"{source} is neither .jsonl nor .json; write its rows as JSON lines")
+    from datasets import load_dataset
+    from datasets.exceptions import DatasetGenerationError
+
+    try:
+        return load_dataset(source, subset, split=part)  # type: ignore[no-any-return]
+    except DatasetGenerationError as error:
+        raise ValueError(f"the rows of {source} cannot be read: {error.__cause__ or error}") from error
+
+
 def _rows(source: str, subset: str | None, part: str) -> Iterable[Mapping[str, Any]]:
     path = Path(source)
     if path.suffix not in (".jsonl", ".json"):
-        from datasets import load_dataset
-
-        return load_dataset(source, subset, split=part)  # type: ignore[no-any-return]
+        return _dataset(source, subset, part)
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path} with questions")
     rows: list[Mapping[str, Any]] = (

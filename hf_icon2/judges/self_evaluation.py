@@ -10,11 +10,12 @@ import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from tqdm.auto import tqdm
 
 from hf_icon2.judges.chains import split_chain
+from hf_icon2.judges.evaluation_wording import LABEL_PREFIX, EvaluationWording, Shows, evaluation_prompt
 from hf_icon2.judges.judging import check_columns, rank_by_reward
 from hf_icon2.judges.verdicts import LEAST_MASS, VERDICTS, Demonstration, Ranking, Verdict
 from hf_icon2.judges.wording import question_text
@@ -34,41 +35,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 Given = TypeVar("Given", str, list[Message])
-Shows = Literal["all", "rationale"]
-
-LABEL_PREFIX = "predict: "
-"""Put before a prompt that asks for the label alone, as the paper's code does."""
-
-
-class EvaluationWording(Protocol):
-    """Words the question whether an answer is right; `evaluation_prompt` does."""
-
-    def __call__(self, question: str, rationale: str, answer: str, shows: Shows = "all") -> str:
-        """The text that is judged."""
-        ...
-
-
-def evaluation_prompt(question: str, rationale: str, answer: str, shows: Shows = "all") -> str:
-    """Asks whether an answer to a question is right, given the reasoning that led to it.
-
-    Args:
-        question: What was asked.
-        rationale: The reasoning, without the answer.
-        answer: The answer.
-        shows: "all" shows the three; "rationale" shows the chain of thought alone, as the paper's code does, and
-            asks nothing. A judge that is not shown the question cannot tell a right chain about another question.
-
-    Raises:
-        ValueError: If `shows` is anything else.
-    """
-    if shows == "rationale":
-        return f"{rationale} The answer is {answer}."
-    if shows != "all":
-        raise ValueError(f"shows={shows!r}; allowed: 'all', or 'rationale' for the chain of thought alone")
-    return (
-        f"Question:\n{question}\n\nReasoning:\n{rationale}\n\nGiven answer: {answer}\n\n"
-        "Is the given answer correct, wrong or uncertain?"
-    )
 
 
 @dataclass(frozen=True)
@@ -147,6 +113,7 @@ class SelfEvaluator:
         read: Rationale and answer of a text that has both, such as "2 plus 5 is 7. The answer is 7."; ValueError for
             a text that has not.
         batch_size: Answers per forward pass, each with the three verdicts.
+        warns: Whether to warn of verdicts that are guesses; a student in training makes many.
     """
 
     model: PreTrainedModel
@@ -157,6 +124,7 @@ class SelfEvaluator:
     wording: EvaluationWording = evaluation_prompt
     read: Callable[[str], tuple[str, str]] = split_chain
     batch_size: int = 16
+    warns: bool = True
 
     def evaluate(self, answers: Sequence[Reasoned], *, progress: str | None = None) -> list[SelfEvaluation]:
         """Judges answers; the verdicts' probabilities are those of the whole texts, each with its end.
@@ -178,7 +146,8 @@ class SelfEvaluator:
                 with evaluating(self.model):
                     found += map(_evaluation, self._log_probs(prompts))
                 bar.update(len(part))
-        _warn_of_guesses(found)
+        if self.warns:
+            _warn_of_guesses(found)
         return found
 
     def __call__(
@@ -241,9 +210,12 @@ class SelfEvaluator:
         ]
 
     def _prompt(self, item: Reasoned) -> Instruction:
-        is_encoder_decoder = bool(self.model.config.is_encoder_decoder)
-        text = self.wording(*item, shows=self.shows)
-        return task_prompt(self.tokenizer, self.label_prefix, text, encoder_decoder=is_encoder_decoder)
+        return task_prompt(
+            self.tokenizer,
+            self.label_prefix,
+            self.wording(*item, shows=self.shows),
+            encoder_decoder=self.model.config.is_encoder_decoder,
+        )
 
     def _reasoned(self, prompt: Instruction, answer: str) -> Reasoned | None:
         question = question_text(prompt)

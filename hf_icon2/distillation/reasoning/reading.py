@@ -1,4 +1,4 @@
-"""Readers of the data sets of Mind's Mirror: rows of SVAMP, GSM8K, CQA and ANLI become questions.
+"""Readers of the data sets of Mind's Mirror, and of any others: rows become questions.
 
 Each takes any rows with named columns: dicts read from a file, or a split of `datasets`.
 """
@@ -67,6 +67,20 @@ def read_anli(rows: Iterable[Row]) -> list[Question]:
         ValueError: If there are none, or one has another form, naming it.
     """
     return _questions("ANLI", rows, _anli)
+
+
+def read_text(rows: Iterable[Row]) -> list[Question]:
+    """Questions of any other data; answers are compared as text, whatever their case and white space.
+
+    Args:
+        rows: With `question` and `answer`, a text or a whole number; None or empty if it is unknown. Their ids are
+            counted from 0, unless there is an `id`.
+
+    Raises:
+        TypeError: If rows are no mappings.
+        ValueError: If there are none, or one has another form, naming it.
+    """
+    return _questions("questions", rows, _free)
 
 
 def _questions(name: str, rows: Iterable[Row], read: Callable[[Row, str], Question]) -> list[Question]:
@@ -145,6 +159,17 @@ def _anli(row: Row, default: str) -> Question:
         label = None if label < 0 else CLASSES[int(label)]
     text = f"Premise: {_text(row, 'premise')}\nHypothesis: {_text(row, 'hypothesis')}"
     return Question(_key(row, "uid", default), text, label, task="anli")
+
+
+def _free(row: Row, default: str) -> Question:
+    answer = _column(row, "answer")
+    if answer is not None and (isinstance(answer, bool) or not isinstance(answer, (str, int))):
+        raise ValueError(
+            f"its answer must be text or a whole number, or None if unknown; it is {shortened(answer)}"
+        )
+    said = "" if answer is None else str(answer).strip()
+    written = written_answer("text", said) if said else None
+    return Question(_key(row, "id", default), _text(row, "question"), written)
 
 
 def _text(row: Row, name: str) -> str:
