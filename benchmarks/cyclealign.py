@@ -61,40 +61,28 @@ def arms(noise: float, *, controls: bool = True) -> dict[str, Arm]:
     }
 
 
-class Runs:
-    """What was measured so far, in a file; runs in folders beside it."""
+class Runs(protocol.Kept):
+    """Accuracies and figures of the cycles by arm, settings, seed and split; runs in folders beside them."""
 
-    def __init__(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        self.folder, self.path = folder, folder / "results.json"
-        self.found: dict[str, Any] = json.loads(self.path.read_text()) if self.path.is_file() else {}
+    def after(self, arm: Arm, training: dict[str, Any], seed: int, split: str) -> dict[str, Any]:
+        def measure() -> dict[str, Any]:
+            folder = self.folder / folder_name(arm, training, seed)
+            last, history, rightness = cycles(arm, training, seed, folder)
+            return {
+                **accuracy(str(last), split, seed),
+                "tau": [figures["tau"] for figures in history],
+                "ranked": [figures["ranked"] for figures in history],
+                "requests": sum(figures["usage"]["requests"] for figures in history),
+                "right": rightness,
+            }
 
-    def of(self, arm: Arm, training: dict[str, Any], seed: int, split: str) -> dict[str, Any]:
-        key = json.dumps([vars(arm), training, seed, split])
-        if key not in self.found:
-            self.found[key] = self._measured(arm, training, seed, split)
-            self.path.write_text(json.dumps(self.found, indent=1))
-            print(key, self.found[key]["correct"], self.found[key]["tau"], flush=True)
-        result: dict[str, Any] = self.found[key]
-        return result
+        return dict(self.of(json.dumps([vars(arm), training, seed, split]), measure))
 
     def before(self, seed: int) -> float:
         from hf_icon2.toy import student_path
 
         key = json.dumps(["before", seed])
-        if key not in self.found:
-            self.found[key] = accuracy(student_path(), "test", seed)["correct"]
-        return float(self.found[key])
-
-    def _measured(self, arm: Arm, training: dict[str, Any], seed: int, split: str) -> dict[str, Any]:
-        last, history, rightness = cycles(arm, training, seed, self.folder / folder_name(arm, training, seed))
-        return {
-            **accuracy(str(last), split, seed),
-            "tau": [figures["tau"] for figures in history],
-            "ranked": [figures["ranked"] for figures in history],
-            "requests": sum(figures["usage"]["requests"] for figures in history),
-            "right": rightness,
-        }
+        return float(self.of(key, lambda: accuracy(student_path(), "test", seed)["correct"]))
 
 
 def folder_name(arm: Arm, training: dict[str, Any], seed: int) -> str:
@@ -175,7 +163,7 @@ def row(name: str, values: Sequence[float], rest: Sequence[str]) -> list[str]:
 
 def table(runs: Runs, ways: dict[str, Arm], seeds: Sequence[int]) -> str:
     before = [runs.before(seed) for seed in seeds]
-    found = {name: [runs.of(arm, TRAINING, seed, "test") for seed in seeds] for name, arm in ways.items()}
+    found = {name: [runs.after(arm, TRAINING, seed, "test") for seed in seeds] for name, arm in ways.items()}
     rows = [row("student before", before, ["", "", "", "", ""])]
     for name, results in found.items():
         values = [one["correct"] for one in results]

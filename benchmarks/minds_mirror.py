@@ -48,22 +48,11 @@ def recipe(arm: dict[str, Any], seed: int) -> Any:
     return MirrorRecipe.from_dict({**settings, "seed": seed})
 
 
-class Runs:
-    """What was measured so far, in a file; runs in folders beside it."""
+class Runs(protocol.Kept):
+    """Figures by arm and seed; runs in folders beside them."""
 
-    def __init__(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        self.folder, self.path = folder, folder / "results.json"
-        self.found: dict[str, Any] = json.loads(self.path.read_text()) if self.path.is_file() else {}
-
-    def of(self, name: str, seed: int) -> dict[str, Any]:
-        key = f"{name}, seed {seed}"
-        if key not in self.found:
-            self.found[key] = self._measured(name, seed)
-            self.path.write_text(json.dumps(self.found, indent=1))
-            print(key, self.found[key], flush=True)
-        result: dict[str, Any] = self.found[key]
-        return result
+    def figures(self, name: str, seed: int) -> dict[str, Any]:
+        return dict(self.of(f"{name}, seed {seed}", lambda: self._measured(name, seed)))
 
     def _measured(self, name: str, seed: int) -> dict[str, Any]:
         from hf_icon2.commands.distill_minds_mirror import distil, held_out_sums
@@ -108,7 +97,7 @@ def main() -> None:
 
 
 def table_row(runs: Runs, name: str, seeds: Sequence[int]) -> list[str]:
-    found = [runs.of(name, seed) for seed in seeds]
+    found = [runs.figures(name, seed) for seed in seeds]
     cells = [name]
     for figure in ("accuracy", "verdicts"):
         values = [one[figure] for one in found]

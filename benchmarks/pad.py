@@ -141,35 +141,21 @@ def accuracy(model: Any, split: str, seed: int) -> dict[str, float]:
     return truth_shares([prompt for prompt in prompts for _ in range(times)], answers)
 
 
-class Results:
-    """What was measured so far, in a file."""
+class Results(protocol.Kept):
+    """Accuracies by method, setting, seed and split."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        folder.mkdir(parents=True, exist_ok=True)
-        self.path = folder / "results.json"
-        self.found: dict[str, Any] = json.loads(self.path.read_text()) if self.path.is_file() else {}
-
-    def of(self, method: str, setting: dict[str, Any], seed: int, split: str) -> dict[str, Any]:
-        key = json.dumps([method, setting, seed, split])
-        if key not in self.found:
+    def accuracy(self, method: str, setting: dict[str, Any], seed: int, split: str) -> dict[str, Any]:
+        def measure() -> dict[str, Any]:
             began = time.process_time()
             model = trained(method, scored_rows(seed, self.folder), seed, setting)
-            self.found[key] = {"train_cpu_s": time.process_time() - began, **accuracy(model, split, seed)}
-            self.path.write_text(json.dumps(self.found, indent=1))
-            print(key, self.found[key]["correct"], flush=True)
-        result: dict[str, Any] = self.found[key]
-        return result
+            return {"train_cpu_s": time.process_time() - began, **accuracy(model, split, seed)}
+
+        return dict(self.of(json.dumps([method, setting, seed, split]), measure))
 
     def start(self, seed: int) -> dict[str, Any]:
         from hf_icon2.toy import load_student
 
-        key = json.dumps(["start", seed])
-        if key not in self.found:
-            self.found[key] = accuracy(load_student()[0], "test", seed)
-            self.path.write_text(json.dumps(self.found, indent=1))
-        result: dict[str, Any] = self.found[key]
-        return result
+        return dict(self.of(json.dumps(["start", seed]), lambda: accuracy(load_student()[0], "test", seed)))
 
 
 def main() -> None:
@@ -182,12 +168,12 @@ def main() -> None:
     warnings.filterwarnings("ignore")
     results = Results(arguments.output)
     chosen = {
-        method: max(settings, key=lambda one: results.of(method, one, 0, "validation")["correct"])  # noqa: B023
+        method: max(settings, key=lambda one: results.accuracy(method, one, 0, "validation")["correct"])  # noqa: B023
         for method, settings in GRID.items()
     }
     starts = [results.start(seed)["correct"] for seed in arguments.seeds]
     found = {
-        method: [results.of(method, setting, seed, "test") for seed in arguments.seeds]
+        method: [results.accuracy(method, setting, seed, "test") for seed in arguments.seeds]
         for method, setting in chosen.items()
     }
     pad = [one["correct"] for one in found["PAD"]]
@@ -227,7 +213,8 @@ def main() -> None:
     lines = []
     for method, settings in GRID.items():
         tried = ", ".join(
-            f"{results.of(method, one, 0, 'validation')['correct']:.3f} {json.dumps(one)}" for one in settings
+            f"{results.accuracy(method, one, 0, 'validation')['correct']:.3f} {json.dumps(one)}"
+            for one in settings
         )
         lines.append(f"- {method}: {tried}")
     protocol.write_section(

@@ -269,6 +269,27 @@ def take_turns(
 # tables ------------------------------------------------------------------------------------------------------
 
 
+class Kept:
+    """What was measured so far, in `results.json` of a folder: nothing there is measured twice.
+
+    Args:
+        folder: Made if missing; what is measured may leave its own files there.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder, self.path = folder, folder / "results.json"
+        self.found: dict[str, Any] = json.loads(self.path.read_text()) if self.path.is_file() else {}
+
+    def of(self, key: str, measure: Callable[[], Any]) -> Any:
+        """The result of that name, measured if it is not known yet."""
+        if key not in self.found:
+            self.found[key] = measure()
+            self.path.write_text(json.dumps(self.found, indent=1))
+            print(key, self.found[key], flush=True)
+        return self.found[key]
+
+
 def spread(values: Sequence[float], digits: int = 2) -> str:
     """Median (min–max)."""
     low, middle, high = (
