@@ -135,10 +135,10 @@ def task_prompt(
     tokenizer: PreTrainedTokenizerBase, prefix: str, instruction: Instruction, *, encoder_decoder: bool
 ) -> Instruction:
     """The instruction with `prefix` in front of its last turn; a line break keeps a plain decoder's answer off it."""
+    messages = as_messages(instruction)  # an empty one is refused before the prefix fills it
     if isinstance(instruction, str):
         sticks = not encoder_decoder and tokenizer.chat_template is None and not instruction.endswith("\n")
         return prefix + instruction + "\n" * sticks
-    messages = as_messages(instruction)
     messages[-1]["content"] = prefix + messages[-1]["content"]
     return messages
 

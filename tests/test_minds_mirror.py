@@ -565,6 +565,14 @@ CHAINS = [
 ]
 
 
+def test_one_text_or_an_empty_one_is_no_list_of_questions(plain_dir):
+    model, tokenizer = load_model(str(plain_dir)), load_tokenizer(str(plain_dir))
+    with pytest.raises(TypeError, match=r"got one string; pass \[text\]"):
+        answer_questions(model, tokenizer, "How many?")
+    with pytest.raises(ValueError, match="an instruction is empty"):
+        answer_questions(model, tokenizer, ["How many?", " "])
+
+
 @pytest.mark.parametrize(
     ("given", "labels"),
     [

@@ -10,7 +10,15 @@ from tqdm.auto import tqdm
 
 from hf_icon2.blocks import input_device
 from hf_icon2.blocks.reading import evaluating
-from hf_icon2.prompts import decode_answer, encode_prompt, encode_source, pad_batch, pad_token_id, task_prompt
+from hf_icon2.prompts import (
+    decode_answer,
+    encode_prompt,
+    encode_source,
+    pad_batch,
+    pad_token_id,
+    refuse_one_text,
+    task_prompt,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -36,7 +44,12 @@ def answer_questions(
         max_new_tokens: Longest answer.
         batch_size: Questions per batch.
         progress: Name of the progress bar; None shows none.
+
+    Raises:
+        TypeError: For one text instead of a list.
+        ValueError: For a question that is empty.
     """
+    refuse_one_text(questions)
     order = sorted(range(len(questions)), key=lambda index: len(questions[index]))
     answers = [""] * len(questions)
     with evaluating(model), tqdm(desc=progress, total=len(questions), disable=progress is None) as bar:

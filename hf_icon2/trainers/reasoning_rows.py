@@ -11,7 +11,6 @@ from transformers import PreTrainedTokenizerBase
 
 from hf_icon2.prompts import (
     Instruction,
-    as_messages,
     encode_exchange,
     encode_prompt,
     encode_source,
@@ -62,7 +61,6 @@ def prepare_reasoning(
         length = 0
         try:
             for column, prefix in prefixes.items():
-                as_messages(row["prompt"])  # an empty one is refused before the prefix fills it
                 prompt = task_prompt(tokenizer, prefix, row["prompt"], encoder_decoder=encoder_decoder)
                 ids, target = _encode(
                     tokenizer, prompt, _target(row, column), encoder_decoder=encoder_decoder
