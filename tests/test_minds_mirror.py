@@ -16,7 +16,7 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 from transformers import PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration
 
-from hf_icon2 import ChatClient, MindsMirror, MirrorRecipe, answer_questions, same_answer
+from hf_icon2 import ChatClient, MindsMirror, MirrorRecipe, answer_questions, same_answer, self_evaluate
 from hf_icon2.cli import main
 from hf_icon2.commands import distill_minds_mirror
 from hf_icon2.distillation.mirror_figures import examination, recall_of_each
@@ -563,6 +563,20 @@ CHAINS = [
     {"id": key, "chain": chain, "prompt": f"what is {key} ?", "rationale": f"r{chain}", "label": label}
     for key, chain, label in (("a", 0, "7.0"), ("a", 1, "8"), ("b", 0, "5"), ("c", 0, "1"))
 ]
+
+
+def test_a_student_knows_its_prefixes_and_others_are_reported(finished, caplog):
+    folder = str(finished[0] / "reasoning" / "model")
+    model, tokenizer = load_model(folder), load_tokenizer(folder)
+    for prefix in ("answer : ", "explain: "):
+        answer_questions(model, tokenizer, ["what is 1 plus 2 ?"], prefix=prefix, max_new_tokens=2)
+    self_evaluate(model, tokenizer, "what is 1 plus 2 ?", "1 plus 2 is 3 .", "3", label_prefix="answer : ")
+    assert "trained with" not in caplog.text
+    answer_questions(model, tokenizer, ["what is 1 plus 2 ?"], max_new_tokens=2)
+    known = "is none that the model was trained with; it knows 'answer : ' for a label, 'explain: ' for a rationale"
+    assert f"prefix='predict: ' {known}" in caplog.text
+    self_evaluate(model, tokenizer, "what is 1 plus 2 ?", "1 plus 2 is 3 .", "3")
+    assert f"label_prefix='predict: ' {known}" in caplog.text
 
 
 def test_one_text_or_an_empty_one_is_no_list_of_questions(plain_dir):

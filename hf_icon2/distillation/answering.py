@@ -10,6 +10,7 @@ from tqdm.auto import tqdm
 
 from hf_icon2.blocks import input_device
 from hf_icon2.blocks.reading import evaluating
+from hf_icon2.judges.evaluation_wording import warn_of_other_prefix
 from hf_icon2.prompts import (
     decode_answer,
     encode_prompt,
@@ -50,6 +51,7 @@ def answer_questions(
         ValueError: For a question that is empty.
     """
     refuse_one_text(questions)
+    warn_of_other_prefix(model, "prefix", prefix)
     order = sorted(range(len(questions)), key=lambda index: len(questions[index]))
     answers = [""] * len(questions)
     with evaluating(model), tqdm(desc=progress, total=len(questions), disable=progress is None) as bar:

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal, Protocol
+import logging
+from typing import TYPE_CHECKING, Literal, Protocol
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+logger = logging.getLogger(__name__)
 
 Shows = Literal["all", "rationale"]
 
@@ -39,3 +45,11 @@ def evaluation_prompt(question: str, rationale: str, answer: str, shows: Shows =
         f"Question:\n{question}\n\nReasoning:\n{rationale}\n\nGiven answer: {answer}\n\n"
         "Is the given answer correct, wrong or uncertain?"
     )
+
+
+def warn_of_other_prefix(model: PreTrainedModel, name: str, prefix: str) -> None:
+    """Warns where a student of Mind's Mirror, whose config knows its prefixes, is asked with another."""
+    known = getattr(model.config, "task_prefixes", None)
+    if isinstance(known, dict) and prefix not in known.values():
+        allowed = ", ".join(f"{value!r} for a {task}" for task, value in known.items())
+        logger.warning("%s=%r is none that the model was trained with; it knows %s", name, prefix, allowed)

@@ -15,7 +15,13 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 from tqdm.auto import tqdm
 
 from hf_icon2.judges.chains import split_chain
-from hf_icon2.judges.evaluation_wording import LABEL_PREFIX, EvaluationWording, Shows, evaluation_prompt
+from hf_icon2.judges.evaluation_wording import (
+    LABEL_PREFIX,
+    EvaluationWording,
+    Shows,
+    evaluation_prompt,
+    warn_of_other_prefix,
+)
 from hf_icon2.judges.judging import check_columns, rank_by_reward
 from hf_icon2.judges.verdicts import LEAST_MASS, VERDICTS, Demonstration, Ranking, Verdict
 from hf_icon2.judges.wording import question_text
@@ -147,6 +153,7 @@ class SelfEvaluator:
                     found += map(_evaluation, self._log_probs(prompts))
                 bar.update(len(part))
         if self.warns:
+            warn_of_other_prefix(self.model, "label_prefix", self.label_prefix)
             _warn_of_guesses(found)
         return found
 

@@ -100,6 +100,10 @@ class MindsMirrorTrainer(StudentTrainer):
         }
         self._student = below_adapter(student)
         train = self._prepared(args, tokenizer, train_dataset, "train_dataset")
+        known = {"label": args.label_prefix, "rationale": args.rationale_prefix}
+        self._student.config.task_prefixes = {
+            task: known[task] for task in self.weights
+        }  # use warns of others
 
         def prepare_held_out(dataset: Dataset, name: str) -> Dataset:
             rows = self._prepared(args, tokenizer, dataset, name)
