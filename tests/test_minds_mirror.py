@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerFast, T5Config, T5ForConditionalGene
 from hf_icon2 import ChatClient, MindsMirror, MirrorRecipe, answer_questions, same_answer, self_evaluate
 from hf_icon2.cli import main
 from hf_icon2.commands import distill_minds_mirror
-from hf_icon2.distillation.mirror_figures import examination, recall_of_each
+from hf_icon2.distillation.mirror_figures import Examination, examination, recall_of_each
 from hf_icon2.distillation.mirror_recipe import Evaluation, Split, Teacher, Training
 from hf_icon2.distillation.mirror_rows import epochs_over_rows, reasoning_rows, verdict_rows, with_replay
 from hf_icon2.distillation.question_files import read_questions
@@ -577,6 +577,19 @@ def test_a_student_knows_its_prefixes_and_others_are_reported(finished, caplog):
     assert f"prefix='predict: ' {known}" in caplog.text
     self_evaluate(model, tokenizer, "what is 1 plus 2 ?", "1 plus 2 is 3 .", "3")
     assert f"label_prefix='predict: ' {known}" in caplog.text
+
+
+def test_a_student_is_measured_in_the_words_it_was_trained_with(plain_dir):
+    asked = []
+
+    def wording(*said, shows="all"):
+        asked.append((*said, shows))
+        return "Is it right?"
+
+    row = {"id": "0", "prompt": "Q?", "rationale": "R.", "label": "7", "verdict": "correct"}
+    model, tokenizer = load_model(str(plain_dir)), load_tokenizer(str(plain_dir))
+    Examination([], [row], settings(), wording).verdicts(model, tokenizer)
+    assert asked == [("Q?", "R.", "7", "all")]
 
 
 def test_one_text_or_an_empty_one_is_no_list_of_questions(plain_dir):
