@@ -371,7 +371,7 @@ def test_a_run_that_is_killed_at_every_file_ends_with_the_same_bytes(
     assert [status for _, status in result["killed"]] == [-9] * len(result["killed"])
     killed = [name for name, _ in result["killed"]]
     assert len(killed) >= len(KILL_AT) - 4
-    assert {"../asked", "collection.json", "self-evaluation/figures.json"} <= {*killed}
+    assert {"../asked", "self-evaluation/figures.json"} <= {*killed}  # others come right after one another
     assert any("checkpoint" in name for name in killed)
     ours, theirs = files_of(tmp_path / "run"), files_of(folder)
     assert ours.keys() == theirs.keys()
