@@ -28,14 +28,14 @@ MAY_IMPORT: dict[str, set[str]] = {
     "directions": GROUND,
     "steering": GROUND | {"directions"},
     "interchange": GROUND | {"directions", "steering"},
-    "synthesis": GROUND | {"directions", "steering"},
-    "trainers": {"cards", "prompts", "directions", "steering"},
     "judges": GROUND,
-    "evaluation": set(),
+    "evaluation": GROUND | {"directions", "steering", "judges"},
+    "synthesis": GROUND | {"directions", "steering", "judges"},
+    "trainers": {"cards", "prompts", "directions", "steering", "judges", "evaluation"},
     "toy": set(),
     "settings": {"storage"},
     "distillation": GROUND
-    | {"directions", "steering", "synthesis", "judges", "trainers", "recipe", "settings"},
+    | {"directions", "steering", "synthesis", "judges", "evaluation", "trainers", "recipe", "settings"},
 }
 ROOMS = set(MAY_IMPORT)
 MAY_IMPORT |= {
@@ -57,6 +57,8 @@ ONLY_IN = {
     "gguf": {"interchange/gguf_files"},
     "gradio": {"playground"},
     "rapidfuzz": {"distillation/diversity"},
+    "sklearn": {"evaluation"},
+    "evaluate": {"evaluation"},
 }
 # Loaded by `import hf_icon2` or `hf-icon2 --help`, or promised to be readable without torch.
 WITHOUT_TORCH = {
