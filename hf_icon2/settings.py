@@ -65,6 +65,26 @@ def build(kind: type, data: Mapping[str, Any]) -> Any:  # noqa: ANN401  (an inst
     return _build(kind, values, "")
 
 
+def differences(
+    old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = ""
+) -> dict[str, tuple[Any, Any]]:
+    """Settings whose values differ, old and new by dotted name in alphabetical order; a missing one is None.
+
+    Args:
+        old: Plain data.
+        new: Plain data.
+        prefix: Before each name.
+    """
+    found: dict[str, tuple[Any, Any]] = {}
+    for name in sorted({*old, *new}):
+        before, after = old.get(name), new.get(name)
+        if isinstance(before, dict) and isinstance(after, dict):
+            found |= differences(before, after, f"{prefix}{name}.")
+        elif before != after:
+            found[f"{prefix}{name}"] = (before, after)
+    return found
+
+
 def read_settings(path: str | Path) -> dict[str, Any]:
     """Plain data of a `.yaml` or `.json` file."""
     source = Path(path)

@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from hf_icon2.settings import differences
 from hf_icon2.storage import read_json, write_atomic
 
 
@@ -29,7 +30,7 @@ def claim_folder(folder: Path, recipe: Mapping[str, Any], *, begun: bool, free: 
             raise ValueError(
                 f"{record} is the recipe of another command or method; give another output folder"
             )
-        names = [name for name in _differing(kept, recipe) if not _covers(free, name)]
+        names = [name for name in differences(kept, recipe) if not _covers(free, name)]
         if begun and names:
             raise ValueError(
                 f"{folder} holds a run with another recipe (see {', '.join(names)}); give another output folder"
@@ -40,14 +41,3 @@ def claim_folder(folder: Path, recipe: Mapping[str, Any], *, begun: bool, free: 
 
 def _covers(free: Collection[str], name: str) -> bool:
     return name in free or name.partition(".")[0] in free
-
-
-def _differing(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
-    found = []
-    for name in sorted({*old, *new}):
-        before, after = old.get(name), new.get(name)
-        if isinstance(before, dict) and isinstance(after, dict):
-            found += _differing(before, after, f"{prefix}{name}.")
-        elif before != after:
-            found.append(f"{prefix}{name}")
-    return found

@@ -12,7 +12,7 @@ from typing import Any
 from datasets import Dataset, Features
 
 from hf_icon2.recipe import Recipe
-from hf_icon2.settings import read_settings
+from hf_icon2.settings import differences, read_settings
 from hf_icon2.storage import locked, read_json_lines, write_atomic, write_json_lines
 
 Figures = dict[str, Any]
@@ -45,10 +45,13 @@ class RunFolder:
             folder.path.mkdir(parents=True, exist_ok=True)
             write_atomic(record, json.dumps(recipe.to_dict(), indent=2) + "\n")
         earlier = read_settings(record)
-        if changed := _differences(earlier, recipe.to_dict()):
+        if changed := differences(earlier, recipe.to_dict()):
+            told = "; ".join(
+                f"{name} was {before!r}, is {after!r}" for name, (before, after) in changed.items()
+            )
             raise ValueError(
-                f"{folder.path} was made with another recipe: {'; '.join(changed)}. Choose another folder, or go "
-                f"back to the recipe in {record}"
+                f"{folder.path} was made with another recipe: {told}. Choose another folder, or go back to the "
+                f"recipe in {record}"
             )
         (folder.path / "stages").mkdir(exist_ok=True)
         return folder
@@ -75,14 +78,3 @@ class RunFolder:
     def read_rows(self, name: str, features: Features | None = None) -> Dataset:
         """The rows of `write_rows`, as a dataset."""
         return Dataset.from_list(read_json_lines(self.path / name), features=features)
-
-
-def _differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
-    found = []
-    for name in sorted(set(old) | set(new)):
-        before, after = old.get(name), new.get(name)
-        if isinstance(before, dict) and isinstance(after, dict):
-            found += _differences(before, after, f"{prefix}{name}.")
-        elif before != after:
-            found.append(f"{prefix}{name} was {before!r}, is {after!r}")
-    return found
