@@ -45,6 +45,7 @@ _HOME = {
     "Ranking": "judges.verdicts",
     "RankingJudge": "judges.ranking",
     "Recipe": "recipe",
+    "RewardJudge": "judges.reward_judge",
     "RewardModel": "judges.reward_models",
     "SelfEvaluation": "judges.self_evaluation",
     "SelfEvaluator": "judges.self_evaluation",
@@ -118,6 +119,7 @@ if TYPE_CHECKING:
     from hf_icon2.judges.letters import LetterJudge as LetterJudge
     from hf_icon2.judges.pairwise import PairwiseJudge as PairwiseJudge
     from hf_icon2.judges.ranking import RankingJudge as RankingJudge
+    from hf_icon2.judges.reward_judge import RewardJudge as RewardJudge
     from hf_icon2.judges.reward_models import RewardModel as RewardModel
     from hf_icon2.judges.self_evaluation import SelfEvaluation as SelfEvaluation
     from hf_icon2.judges.self_evaluation import SelfEvaluator as SelfEvaluator

@@ -97,6 +97,7 @@ WITHOUT_TORCH = {
     "judges/chat_verdicts",
     "judges/judging",
     "judges/pairwise",
+    "judges/reward_judge",
     "judges/self_evaluation",
     "judges/win_rate",
 }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -11,9 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from tqdm.auto import tqdm
 
-from hf_icon2.judges.judging import Judge, check_columns, rank_by_reward
-from hf_icon2.judges.verdicts import Comparison, Demonstration, Ranking
-from hf_icon2.prompts import Instruction, answer_text
+from hf_icon2.judges.reward_judge import ScoringJudge
+from hf_icon2.prompts import Instruction
 
 if TYPE_CHECKING:
     from transformers import BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
@@ -23,11 +21,10 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class RewardModel(Judge):
+class RewardModel(ScoringJudge):
     """Scores answers to prompts with a sequence classifier that has one output.
 
-    As a judge it takes the difference of two rewards as log-odds (Bradley-Terry, as most are trained). It sees one
-    answer at a time, so both orders are the same and there is no position bias.
+    As a judge it takes the difference of two rewards as log-odds (Bradley-Terry, as most are trained).
 
     Args:
         model: The classifier.
@@ -44,6 +41,8 @@ class RewardModel(Judge):
     tokenizer: PreTrainedTokenizerBase
     batch_size: int = 16
     max_length: int = 2048
+
+    scale = 1.0  # not annotated, so that it is no argument
 
     def __post_init__(self) -> None:
         outputs = self.model.config.num_labels
@@ -91,38 +90,6 @@ class RewardModel(Judge):
                 bar.update(len(rewards) - bar.n)
         self._warn_of_cuts(rows)
         return rewards
-
-    def compare(
-        self,
-        questions: Sequence[Instruction],
-        firsts: Sequence[Instruction],
-        seconds: Sequence[Instruction],
-        *,
-        progress: str | None = None,
-    ) -> list[Comparison]:
-        """Compares two answers to each question by their rewards; see `Judge`."""
-        check_columns(questions, firsts, seconds)
-        answers = [answer_text(answer) for pair in zip(firsts, seconds, strict=True) for answer in pair]
-        rewards = self([question for question in questions for _ in range(2)], answers, progress=progress)
-        return [_comparison(*pair) for pair in zip(rewards[::2], rewards[1::2], strict=True)]
-
-    def rank(
-        self,
-        questions: Sequence[str],
-        answers: Sequence[Sequence[str]],
-        demonstrations: Sequence[Demonstration] = (),
-        *,
-        progress: str | None = None,
-    ) -> list[Ranking]:
-        """Ranks several answers to each question; the scores are the rewards.
-
-        Args:
-            questions: What was asked.
-            answers: K per question; K may differ.
-            demonstrations: Not shown; they are here so that all judges can be called alike.
-            progress: Name of the progress bar; None shows none.
-        """
-        return rank_by_reward(self, questions, answers, progress=progress)
 
     def _rewards(self, rows: list[str]) -> list[float]:
         """Of one batch; one row at a time where the model cannot tell the tokenizer's padding from text."""
@@ -173,11 +140,3 @@ class RewardModel(Judge):
         turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
         turns.append({"role": "assistant", "content": answer})
         return str(self.tokenizer.apply_chat_template(turns, tokenize=False))
-
-
-def _comparison(first: float, second: float) -> Comparison:
-    if not (math.isfinite(first) and math.isfinite(second)):
-        return Comparison(None, None, f"the rewards are {first} and {second}, not two finite numbers")
-    # The logistic function, in the form that does not overflow.
-    probability = (1 + math.tanh((first - second) / 2)) / 2
-    return Comparison(probability, probability)
