@@ -46,6 +46,7 @@ _HOME = {
     "RankingJudge": "judges.ranking",
     "Recipe": "recipe",
     "RewardJudge": "judges.reward_judge",
+    "Refinement": "synthesis.strategies.refined",
     "RewardModel": "judges.reward_models",
     "SelfEvaluation": "judges.self_evaluation",
     "SelfEvaluator": "judges.self_evaluation",
@@ -141,6 +142,7 @@ if TYPE_CHECKING:
     from hf_icon2.synthesis.pairs import generate_pairs as generate_pairs
     from hf_icon2.synthesis.publishing import push_pairs_to_hub as push_pairs_to_hub
     from hf_icon2.synthesis.publishing import save_pairs as save_pairs
+    from hf_icon2.synthesis.strategies.refined import Refinement as Refinement
     from hf_icon2.synthesis.tuning import tune as tune
     from hf_icon2.trainers.config import Icon2DPOConfig as Icon2DPOConfig
     from hf_icon2.trainers.cyclealign import CycleAlignConfig as CycleAlignConfig

@@ -324,5 +324,6 @@ def test_every_flag_is_explained():
         "identical",
         "length_only",
         "flipped",
+        "undecided",
         *(f"{kind}_{side}" for kind in ("degenerate", "unlikely") for side in ("chosen", "rejected")),
     }

@@ -136,7 +136,7 @@ def test_rows_train_in_trl_unchanged(setting, tiny_llama_dir, tmp_path) -> None:
         (
             INSTRUCTIONS,
             {"criterion": "wit"},
-            "row 0 is to be steered by criterion 'wit'; these directions have honesty",
+            "row 0 is to be about criterion 'wit'; known are honesty",
         ),
         (Dataset.from_dict({"text": ["a"]}), {}, r"instructions need a column `prompt`, got \['text'\]"),
     ],

@@ -35,9 +35,10 @@ FLAGS: Mapping[str, str] = {
     "unlikely_chosen": "the unsteered model finds the chosen answer very unlikely",
     "unlikely_rejected": "the unsteered model finds the rejected answer very unlikely",
     "flipped": "by the model's own states the rejected answer fits the criterion better",
+    "undecided": "the reward or judge did not tell the answers apart",
 }
 
-DROPPED_FLAGS = ("identical", "degenerate_chosen", "degenerate_rejected")
+DROPPED_FLAGS = ("identical", "degenerate_chosen", "degenerate_rejected", "undecided")
 """Pairs that teach nothing or something wrong whatever the criterion."""
 
 UNLIKELY = -4.0
@@ -285,7 +286,9 @@ def _with_checks(
 ) -> Dataset:
     """The rows with their checks; earlier checks are replaced."""
     if "flags" in pairs.column_names:
-        others = [[flag for flag in row if flag not in FLAGS] for row in pairs["flags"]]
+        others = [
+            [flag for flag in row if flag not in FLAGS or flag == "undecided"] for row in pairs["flags"]
+        ]
         flags = [other + own for other, own in zip(others, flags, strict=True)]
     new = ("flags", "projection_margin", "logp_chosen", "logp_rejected")
     result = pairs.remove_columns([name for name in new if name in pairs.column_names])

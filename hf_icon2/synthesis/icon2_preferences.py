@@ -27,7 +27,8 @@ from hf_icon2.loading import load_model, load_tokenizer
 from hf_icon2.steering.decoding import Sampling
 from hf_icon2.synthesis.consistency import Score, filter_instructions, score_consistency
 from hf_icon2.synthesis.instructions import synthesize_instructions
-from hf_icon2.synthesis.pairs import Noise, generate_pairs, pair_features
+from hf_icon2.synthesis.pairs import generate_pairs, pair_features
+from hf_icon2.synthesis.strategies.steered import Noise
 
 _RECORD_COLUMNS = ("prompt", "id", "criterion")
 
