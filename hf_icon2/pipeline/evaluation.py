@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_icon2.criteria import GENERAL
+from hf_icon2.evaluation.answering import answer_prompts
 from hf_icon2.loading import load_model
 from hf_icon2.pipeline.subject import Subject
-from hf_icon2.prompts import Instruction, decode_answer, encode_prompt, pad_token_id
+from hf_icon2.prompts import Instruction
 from hf_icon2.recipe import Evaluation
-from hf_icon2.steering.decoding import Sampling, generate_variants
-from hf_icon2.steering.noise import row_seed
+from hf_icon2.steering.sampling import Sampling
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -61,19 +61,16 @@ def sample_answers(
     system: str | None = None,
 ) -> list[str]:
     """`settings.samples` answers per prompt, prompt-major, unsteered; the seeds depend on the prompt's place only."""
-    answers = generate_variants(
+    return answer_prompts(
         model,
-        [encode_prompt(tokenizer, prompt, system) for prompt in prompts],
-        [[None] * len(prompts)] * settings.samples,
+        tokenizer,
+        prompts,
         sampling=Sampling(settings.max_new_tokens, settings.temperature),
-        seeds=[
-            [row_seed(seed, f"{draw}/{place}") for place in range(len(prompts))]
-            for draw in range(settings.samples)
-        ],
-        pad=pad_token_id(tokenizer),
+        seed=seed,
+        system=system,
+        samples=settings.samples,
         batch_size=settings.batch_size,
     )
-    return [decode_answer(tokenizer, side[place].ids) for place in range(len(prompts)) for side in answers]
 
 
 def truth_shares(prompts: Sequence[str], answers: Sequence[str]) -> dict[str, Any]:
