@@ -186,7 +186,9 @@ def _answer_id(*parts: object) -> str:
 def _check(answers: Sequence[object], **columns: Sequence[object]) -> None:
     for name, column in columns.items():
         if len(column) != len(answers):
-            raise ValueError(f"{len(answers)} answers and {len(column)} {name}; give one of each per question")
+            raise ValueError(
+                f"{len(answers)} answers and {len(column)} {name}; give one of each per question"
+            )
     if not answers:
         raise ValueError("there are no answers to write; an empty file could not be scored")
 
@@ -195,5 +197,7 @@ def _check_unique(names: Sequence[object]) -> None:
     seen: set[object] = set()
     for name in names:
         if name in seen:
-            raise ValueError(f"the question {name!r} is answered twice; the tools would keep one of the answers")
+            raise ValueError(
+                f"the question {name!r} is answered twice; the tools would keep one of the answers"
+            )
         seen.add(name)

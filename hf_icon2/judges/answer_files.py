@@ -50,7 +50,7 @@ def read_answers(path: Path, column: str | None = None) -> list[Answer]:
 
     A row is a prompt (prompt, instruction or question; text or messages; an Alpaca `input` is added below the
     instruction) and an answer (answer, output, response or completion), or a conversation (messages) that ends with
-    the answer. It may have an id.
+    the answer. It may have an id. Answers may be nested as in the files of Arena-Hard.
 
     Args:
         path: The file.
@@ -126,16 +126,31 @@ def _answer(row: Mapping[str, Any], column: str | None) -> Answer:
     name = next((str(row[key]) for key in _IDS if row.get(key) is not None), None)
     turns = next((row[key] for key in _CONVERSATIONS if row.get(key)), None)
     if turns is not None and column is None:
-        return Answer(name, _checked(list(turns[:-1])), answer_text(turns[-1:]))
+        return Answer(name, _checked(list(turns[:-1])), answer_text([_unnested(turns[-1])]))
     prompt = _column(row, _PROMPTS, "prompt")
     if row.get("input") and prompt is row.get("instruction"):
         prompt = f"{prompt}\n\n{row['input']}"
-    answer = _column(row, (column,) if column else _ANSWERS, "answer")
+    answer = _only_turn(row) if column is None else None
+    if answer is None:
+        answer = _column(row, (column,) if column else _ANSWERS, "answer")
     if not isinstance(answer, str) and not _are_messages(answer):
         raise ValueError(
             f"its answer is {shortened(answer)}; allowed: text, or a list of one assistant message"
         )
     return Answer(name, _checked(prompt), answer_text(answer))
+
+
+def _unnested(turn: Any) -> Any:  # noqa: ANN401
+    """The message with its text in its place: Arena-Hard 2 keeps it below `answer`, beside what a model thought."""
+    content = turn.get("content")
+    return {**turn, "content": content["answer"]} if isinstance(content, Mapping) else turn
+
+
+def _only_turn(row: Mapping[str, Any]) -> str | None:
+    """The answer of a row of Arena-Hard 0.1; None for other rows, and where there are several turns."""
+    choices = row.get("choices")
+    turns = choices[0]["turns"] if choices else ()
+    return turns[0]["content"] if len(turns) == 1 and isinstance(turns[0], Mapping) else None
 
 
 def _are_messages(value: Any) -> bool:  # noqa: ANN401
