@@ -149,7 +149,7 @@ def _unnested(turn: Any) -> Any:  # noqa: ANN401
 def _only_turn(row: Mapping[str, Any]) -> str | None:
     """The answer of a row of Arena-Hard 0.1; None for other rows, and where there are several turns."""
     choices = row.get("choices")
-    turns = choices[0]["turns"] if choices else ()
+    turns: list[Any] = choices[0]["turns"] if choices else []
     return turns[0]["content"] if len(turns) == 1 and isinstance(turns[0], Mapping) else None
 
 
