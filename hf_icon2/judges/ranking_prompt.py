@@ -29,6 +29,7 @@ import json
 from collections.abc import Sequence
 from string import ascii_uppercase as LETTERS
 
+from hf_icon2.judges.quoting import quoted
 from hf_icon2.judges.verdicts import Demonstration
 
 CRITERIA = "it is helpful to the person who asks, it is true, and it does no harm; its length does not count"
@@ -43,7 +44,6 @@ EXAMPLE = "Example {number}"
 TURN = "Your turn"
 QUESTION = "Question:"
 ANSWER = "Answer {letter}:"
-QUOTE = "| "
 RANKING = "Ranking:"
 BEATS = " > "
 
@@ -100,12 +100,7 @@ def prompt_query(question: str, answers: Sequence[str]) -> str:
 
 def _exchange(question: str, answers: Sequence[str]) -> str:
     lettered = (
-        f"{ANSWER.format(letter=letter)}\n{_quoted(answer)}"
+        f"{ANSWER.format(letter=letter)}\n{quoted(answer)}"
         for letter, answer in zip(LETTERS, answers, strict=False)
     )
-    return "\n".join([QUESTION, _quoted(question), *lettered])
-
-
-def _quoted(text: str) -> str:
-    # splitlines knows every line break of Unicode, some of which a model may take for one and "\n" does not cover.
-    return "\n".join(QUOTE + line for line in text.splitlines())
+    return "\n".join([QUESTION, quoted(question), *lettered])
