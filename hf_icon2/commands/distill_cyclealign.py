@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hf_icon2.commands.endpoints import CACHE, chat_client
+from hf_icon2.commands.endpoints import CACHE, chat_client, served
 from hf_icon2.commands.students import measured as measured
 from hf_icon2.distillation.cycle_recipe import CycleRecipe
 
@@ -24,10 +22,11 @@ def distil(recipe: CycleRecipe, output: Path) -> Path:
     """Runs the cycles; returns the folder of the last student."""
     from hf_icon2.commands.students import prompts_of, student_source
     from hf_icon2.distillation.cyclealign import CycleAlign
+    from hf_icon2.toy.ranker import RankerServer
 
     prompts = prompts_of(recipe.prompts, recipe.column, recipe.number, recipe.seed)
     demonstrations = _demonstrations(recipe.ranker)
-    with _black_box(recipe.ranker) as endpoint:
+    with served(recipe.ranker, RankerServer) as endpoint:
         chat = chat_client(recipe.ranker, endpoint, output / CACHE)
         return CycleAlign(
             student_source(recipe.student),
@@ -49,18 +48,6 @@ def _demonstrations(settings: RankerSettings) -> tuple[Demonstration, ...]:
         return read_demonstrations(settings.demonstrations)
     ours = static_demonstrations() if settings.is_ours else ()
     return tuple(Demonstration(question, answers) for question, answers in ours)
-
-
-@contextmanager
-def _black_box(settings: RankerSettings) -> Iterator[str | None]:
-    """The address of the endpoint; the toy's own is served as long as the run lasts."""
-    if not settings.is_ours:
-        yield settings.endpoint
-        return
-    from hf_icon2.toy.ranker import RankerServer
-
-    with RankerServer() as server:
-        yield server.endpoint
 
 
 def _ranker(settings: RankerSettings, chat: ChatClient, seed: int) -> Ranker:

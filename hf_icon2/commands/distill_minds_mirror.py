@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hf_icon2.commands.endpoints import CACHE, chat_client
-from hf_icon2.distillation.mirror_recipe import MirrorRecipe, Teacher
+from hf_icon2.commands.endpoints import CACHE, chat_client, served
+from hf_icon2.distillation.mirror_recipe import MirrorRecipe
 from hf_icon2.recipe import TOY
 
 if TYPE_CHECKING:
@@ -26,9 +24,10 @@ def distil(recipe: MirrorRecipe, output: Path) -> Path:
     """Runs both stages; returns the folder of the last student."""
     from hf_icon2.commands.students import student_source
     from hf_icon2.distillation.minds_mirror import MindsMirror
+    from hf_icon2.toy.reasoner import ReasonerServer
 
     questions = _questions(recipe)
-    with _teacher(recipe.teacher) as endpoint:
+    with served(recipe.teacher, ReasonerServer) as endpoint:
         return MindsMirror(
             student_source(recipe.student),
             questions,
@@ -113,15 +112,3 @@ def _wording(recipe: MirrorRecipe) -> EvaluationWording:
     from hf_icon2.judges.evaluation_wording import evaluation_prompt
 
     return evaluation_prompt
-
-
-@contextmanager
-def _teacher(settings: Teacher) -> Iterator[str | None]:
-    """The address of the endpoint; the toy's own teacher is served as long as the run lasts."""
-    if not settings.is_ours:
-        yield settings.endpoint
-        return
-    from hf_icon2.toy.reasoner import ReasonerServer
-
-    with ReasonerServer() as server:
-        yield server.endpoint
