@@ -2,14 +2,13 @@
 
 import itertools
 import json
-import subprocess
-import sys
-from pathlib import Path
+import signal
 from string import ascii_uppercase as LETTERS
 
 import pytest
 import torch
 from faulty_server import FaultyServer, at_random
+from killing import killed_at
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 
@@ -25,7 +24,6 @@ from hf_icon2.storage import locked, read_json, read_json_lines
 from hf_icon2.toy import assistant_path, instructions, student_path
 from hf_icon2.toy.ranking import RankingRule, read_prompt, static_demonstrations
 
-HERE = Path(__file__).parent
 PROMPTS = [item.text for item in instructions("train")[:64:4]]
 STATIC = [Demonstration(question, answers) for question, answers in static_demonstrations()]
 FILES = ["candidates.jsonl", "dropped.jsonl", "usage.json", "rankings.jsonl", "demonstrations.json"]
@@ -279,20 +277,11 @@ def test_a_run_that_is_killed_at_every_file_ends_with_the_same_bytes(
 
     monkeypatch.setattr(endpoint, "answer", until_killed)
     names = ["recipe.json", f"cycle-1/{FILES[0]}", "../asked", *(f"cycle-1/{name}" for name in FILES[1:])]
-    names.append("cycle-2/model/model.safetensors")
-    order = {
-        "arguments": [*command, "--output", str(tmp_path / "run")],
-        "kill_at": [*names, "history.json"],
-        "output": str(tmp_path / "run"),
-    }
-    said = subprocess.run(
-        [sys.executable, HERE / "killing.py", json.dumps(order)], capture_output=True, text=True, timeout=300
-    )
-    result = json.loads(said.stdout.strip().splitlines()[-1])
-    assert result["last"] == 0, said.stderr
-    assert [status for _, status in result["killed"]] == [-9] * len(result["killed"])
-    assert len(result["killed"]) >= 9
-    assert "../asked" in dict(result["killed"])
+    names += ["cycle-2/model/model.safetensors", "history.json"]
+    killed = killed_at([*command, "--output", str(tmp_path / "run")], names, tmp_path / "run")
+    assert {*killed.values()} == {-signal.SIGKILL}
+    assert len(killed) >= 9
+    assert "../asked" in killed
     ours, theirs = files_of(tmp_path / "run"), files_of(folder)
     assert ours.keys() == theirs.keys()
     assert {name for name in theirs if ours[name] != theirs[name]} == set()

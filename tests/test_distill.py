@@ -1,8 +1,7 @@
 """`hf-icon2 distill`: rounds of sampling, scoring and training, killed and taken up, and what is refused."""
 
 import json
-import subprocess
-import sys
+import signal
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from faulty_server import FaultyServer, completion
+from killing import killed_at
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
@@ -23,8 +23,7 @@ from hf_icon2.settings import read_settings, sections
 from hf_icon2.steering.decoding import Sampling
 from hf_icon2.storage import read_json_lines
 
-HERE = Path(__file__).parent
-RECIPES = HERE.parent / "hf_icon2" / "recipes"
+RECIPES = Path(__file__).parent.parent / "hf_icon2" / "recipes"
 
 
 @pytest.fixture(scope="module")
@@ -86,19 +85,12 @@ def test_each_round_begins_with_the_student_of_the_round_before(finished, comman
 
 @pytest.mark.slow
 def test_a_run_that_is_killed_in_every_stage_ends_with_the_same_student(finished, command, tmp_path):
-    order = {
-        "arguments": [*command, "--output", str(tmp_path / "run")],
-        "kill_at": ["recipe.json", "round-1/scored.jsonl", "round-1/done", "round-2/scored.jsonl"],
-        "output": str(tmp_path / "run"),
-    }
-    said = subprocess.run(
-        [sys.executable, HERE / "killing.py", json.dumps(order)], capture_output=True, text=True, timeout=300
-    )
-    result = json.loads(said.stdout.strip().splitlines()[-1])
-    assert result["last"] == 0, said.stderr
-    assert [status for _, status in result["killed"]] == [-9] * len(result["killed"])
-    assert len(result["killed"]) >= 3
-    ours, theirs = weights(tmp_path / "run"), weights(finished)
+    names = ["recipe.json", "round-1/scored.jsonl", "round-1/done", "round-2/scored.jsonl"]
+    folder = tmp_path / "run"
+    killed = killed_at([*command, "--output", str(folder)], names, folder)
+    assert {*killed.values()} == {-signal.SIGKILL}
+    assert len(killed) >= 3
+    ours, theirs = weights(folder), weights(finished)
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from datasets import Dataset
+from killing import killed_at
 
 from hf_icon2 import Recipe, run_recipe
 from hf_icon2.cli import main
@@ -21,7 +22,6 @@ from hf_icon2.pipeline.subject import given_rows, read_instructions
 from hf_icon2.pipeline.training import split_by_instruction
 from hf_icon2.trainers.checkpoints import resumable_checkpoint
 
-KILLING = Path(__file__).with_name("killing.py")
 # In the order in which a run writes them: a kill at each lands in every stage, and in the midst of the long ones.
 KILL_AT = [
     "recipe.json",
@@ -185,13 +185,9 @@ def test_an_unknown_stage_is_refused(tmp_path):
 
 def test_a_run_killed_again_and_again_ends_with_the_same_figures(finished, arguments, tmp_path):
     folder = tmp_path / "killed"
-    order = {"arguments": arguments("run", folder), "kill_at": KILL_AT, "output": str(folder)}
-    result = subprocess.run([sys.executable, str(KILLING), json.dumps(order)], capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
-    outcome = json.loads(result.stdout.splitlines()[-1])
-    assert outcome["last"] == 0, result.stderr
-    killed = [name for name, status in outcome["killed"] if status == -signal.SIGKILL]
-    assert all(status in (0, -signal.SIGKILL) for _, status in outcome["killed"]), outcome
+    statuses = killed_at(arguments("run", folder), KILL_AT, folder)
+    assert {*statuses.values()} <= {0, -signal.SIGKILL}, statuses
+    killed = [name for name, status in statuses.items() if status == -signal.SIGKILL]
     assert len(killed) >= len(KILL_AT) - 4, killed  # a later file may be there before the kill arrives
     assert_same_result(folder, finished)
 
