@@ -4,14 +4,13 @@ import copy
 import itertools
 import json
 import re
-import subprocess
-import sys
+import signal
 from collections import Counter
-from pathlib import Path
 
 import pytest
 import torch
 from faulty_server import FaultyServer
+from killing import killed_at
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 from transformers import PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration
@@ -32,7 +31,6 @@ from hf_icon2.toy import student_path
 from hf_icon2.toy.reasoner import ReasoningRule, read_prompt
 from hf_icon2.toy.reasoning import sums
 
-HERE = Path(__file__).parent
 ROWS = [{"question": one.text, "answer": f"#### {one.result}"} for one in sums("train", 30)]
 RULE = ReasoningRule(error=0.3, unfinished=0.1, malformed=0.05)
 STAGES = ("self-evaluation", "reasoning")
@@ -330,12 +328,13 @@ def test_a_run_that_is_killed_at_every_file_ends_with_the_same_bytes(
     folder, asked = finished
     first = len(endpoint.seen)
 
-    def until_killed(payload):
-        if len(endpoint.seen) == first + 40:
-            (tmp_path / "asked").touch()
-        return by_rule(payload)
+    def until_killed(_payload, _attempt):
+        if len(endpoint.seen) != first + 40:
+            return None
+        (tmp_path / "asked").touch()
+        return "hold"  # so that the kill comes before all chains are there
 
-    monkeypatch.setattr(endpoint, "answer", until_killed)
+    monkeypatch.setattr(endpoint, "plan", until_killed)
     flags = {
         "method": "minds-mirror",
         "output": tmp_path / "run",
@@ -355,23 +354,12 @@ def test_a_run_that_is_killed_at_every_file_ends_with_the_same_bytes(
         "training.label_prefix": "answer : ",
         "evaluation.max_new_tokens": 6,
     }
-    order = {
-        "arguments": [
-            "distill",
-            *(part for name, value in flags.items() for part in (f"--{name}", str(value))),
-        ],
-        "kill_at": KILL_AT,
-        "output": str(tmp_path / "run"),
-    }
-    said = subprocess.run(
-        [sys.executable, HERE / "killing.py", json.dumps(order)], capture_output=True, text=True, timeout=300
-    )
-    result = json.loads(said.stdout.strip().splitlines()[-1])
-    assert result["last"] == 0, said.stderr
-    assert [status for _, status in result["killed"]] == [-9] * len(result["killed"])
-    killed = [name for name, _ in result["killed"]]
+    arguments = (part for name, value in flags.items() for part in (f"--{name}", str(value)))
+    killed = killed_at(["distill", *arguments], KILL_AT, tmp_path / "run")
+    assert {*killed.values()} == {-signal.SIGKILL}
     assert len(killed) >= len(KILL_AT) - 4
-    assert {"../asked", "self-evaluation/figures.json"} <= {*killed}  # others come right after one another
+    # The kill before leaves time for these; others are written right after one another.
+    assert killed.keys() >= {"../asked", "chains.jsonl", "self-evaluation/figures.json"}
     assert any("checkpoint" in name for name in killed)
     ours, theirs = files_of(tmp_path / "run"), files_of(folder)
     assert ours.keys() == theirs.keys()
