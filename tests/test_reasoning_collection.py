@@ -15,6 +15,7 @@ import pytest
 from collecting import questions, rows
 from faulty_server import FaultyServer, at_random, completion
 from test_reasoning_parsing import fuzzed
+from wordings import chain_reply, evaluation_reply
 
 from hf_icon2 import (
     Budget,
@@ -27,8 +28,6 @@ from hf_icon2 import (
     same_answer,
 )
 from hf_icon2.distillation.reasoning.figures import chain_figures, evaluation_figures
-from hf_icon2.distillation.reasoning.records import Chain
-from hf_icon2.distillation.reasoning.wording import chain_reply, evaluation_reply
 
 STEP = 1_000_003  # between the sampling seeds of two runs
 
@@ -87,7 +86,7 @@ class Replay:
             return f"{solution}\nI am not sure about the answer."
         if turn == 0:
             label = f"{label} + 1" if question.task == "svamp" else str(int(label) + 1)
-        return chain_reply(Chain(solution, label))
+        return chain_reply(solution, label)
 
 
 @pytest.fixture(scope="module")

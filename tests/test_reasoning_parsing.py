@@ -5,16 +5,12 @@ import random
 import re
 
 import pytest
+from wordings import chain_reply, evaluation_reply
 
 from hf_icon2 import Question
 from hf_icon2.distillation.reasoning.parsing import parse_chain, parse_evaluation
 from hf_icon2.distillation.reasoning.records import Chain, Evaluation
-from hf_icon2.distillation.reasoning.wording import (
-    chain_evaluation_prompt,
-    chain_prompt,
-    chain_reply,
-    evaluation_reply,
-)
+from hf_icon2.distillation.reasoning.wording import chain_evaluation_prompt, chain_prompt
 from hf_icon2.judges.verdicts import VERDICTS
 
 FREE = Question("0", "What is 3 plus 4?")
@@ -291,7 +287,8 @@ def test_a_prompt_says_in_which_form_the_answer_is_wanted(question, form):
 
 def test_what_a_teacher_is_asked_to_write_can_be_read():
     chain = Chain("Add them.\nIt is 3 + 4 = 7.", "7")
-    assert parse_chain(chain_reply(chain), FREE) == chain
+    assert parse_chain(chain_reply(chain.rationale, chain.label), FREE) == chain
+    assert "The answer is X." in chain_prompt(FREE)
     for verdict in VERDICTS:
         assert parse_evaluation(evaluation_reply("It adds well.", verdict)) == Evaluation(
             "It adds well.", verdict

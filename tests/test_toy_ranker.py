@@ -12,6 +12,7 @@ from string import ascii_uppercase
 from urllib.error import HTTPError
 
 import pytest
+from wordings import as_quoted, tricky_text
 
 from hf_icon2 import ChatClient, Demonstration, RankingJudge
 from hf_icon2.judges.chat.records import ChatReply
@@ -171,40 +172,24 @@ def test_static_demonstrations_are_right_and_of_the_training_split():
 def test_what_the_judge_writes_the_toy_reads(seed):
     """Random texts with every sort of line break, headings of the layout among them."""
     rng = random.Random(seed)
-    pieces = [
-        "a",
-        " ",
-        "\n",
-        "\r\n",
-        "\x85",
-        "\u2028",
-        "| ",
-        "Question:",
-        "Answer A:",
-        "Ranking:",
-        "Ranking: A > B",
-    ]
-    pieces += ["Example 1", "Your turn", "\n\n", "é"]
+    layout = ("Question:", "Answer A:", "Ranking:", "Ranking: A > B", "Example 1", "Your turn")
 
     def text():
-        return "x" + "".join(rng.choices(pieces, k=rng.randint(0, 12)))
+        return tricky_text(rng, layout)
 
     def texts():
         return list(dict.fromkeys(text() for _ in range(rng.randint(6, 8)))) + ["one", "two"]
-
-    def flat(lines):
-        return "\n".join(lines.splitlines())
 
     demonstrations = [Demonstration(text(), tuple(texts())) for _ in range(rng.randint(0, 4))]
     question, answers = text(), texts()
     prompt = f"{prompt_opening(demonstrations, seed=seed)}\n\n{prompt_query(question, answers)}"
     found, query = read_prompt(prompt)
-    assert query == Exchange(flat(question), tuple(map(flat, answers)), None)
+    assert query == Exchange(as_quoted(question), tuple(map(as_quoted, answers)), None)
     for given, read in zip(demonstrations, found, strict=True):
-        assert read.question == flat(given.question)
+        assert read.question == as_quoted(given.question)
         seats = seating(given.question, given.answers, seed)
-        assert read.answers == tuple(flat(given.answers[index]) for index in seats)
-        assert [read.answers[seat] for seat in read.order] == [flat(answer) for answer in given.answers]
+        assert read.answers == tuple(as_quoted(given.answers[index]) for index in seats)
+        assert [read.answers[seat] for seat in read.order] == [as_quoted(answer) for answer in given.answers]
 
 
 @pytest.mark.parametrize(

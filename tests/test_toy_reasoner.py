@@ -11,17 +11,13 @@ from itertools import permutations
 from urllib.error import HTTPError
 
 import pytest
+from wordings import as_quoted, chain_reply, evaluation_reply, tricky_text
 
 from hf_icon2 import ChatClient
 from hf_icon2.distillation.reasoning.collection import collect_reasoning
 from hf_icon2.distillation.reasoning.parsing import parse_chain, parse_evaluation
 from hf_icon2.distillation.reasoning.records import Chain, Question
-from hf_icon2.distillation.reasoning.wording import (
-    chain_evaluation_prompt,
-    chain_prompt,
-    chain_reply,
-    evaluation_reply,
-)
+from hf_icon2.distillation.reasoning.wording import chain_evaluation_prompt, chain_prompt
 from hf_icon2.judges.verdicts import VERDICTS
 from hf_icon2.toy.reasoner import ReasonerServer, ReasoningRule, read_prompt
 from hf_icon2.toy.reasoning import (
@@ -339,31 +335,15 @@ def test_the_teacher_loads_no_torch():
 def test_what_the_collection_writes_the_toy_reads(seed):
     """Random texts with every sort of line break, headings of the layout among them."""
     rng = random.Random(seed)
-    pieces = [
-        "a",
-        " ",
-        "\n",
-        "\r\n",
-        "\x85",
-        "\u2028",
-        "| ",
-        "Question:",
-        "Rationale:",
-        "Answer:",
-        "Reasoning:",
-    ]
-    pieces += ["Evaluation:", "\nReasoning:\n", "\n\n", "é"]
+    layout = ("Question:", "Rationale:", "Answer:", "Reasoning:", "Evaluation:", "\nReasoning:\n")
 
     def text():
-        return "x" + "".join(rng.choices(pieces, k=rng.randint(0, 12)))
-
-    def flat(lines):
-        return "\n".join(lines.splitlines())
+        return tricky_text(rng, layout)
 
     question, chain = Question("1", text()), Chain(text(), text())
-    assert read_prompt(chain_prompt(question)) == (flat(question.text),)
+    assert read_prompt(chain_prompt(question)) == (as_quoted(question.text),)
     assert read_prompt(chain_evaluation_prompt(question, chain)) == tuple(
-        map(flat, (question.text, chain.rationale, chain.label))
+        map(as_quoted, (question.text, chain.rationale, chain.label))
     )
 
 
@@ -374,7 +354,7 @@ def test_its_replies_have_the_forms_that_the_collection_reads():
         for seed in range(4):
             reply = rule.chain(problem.text, seed)
             chain = parse_chain(reply, question)
-            assert reply == chain_reply(chain)
+            assert reply == chain_reply(chain.rationale, chain.label)
             reply = rule.evaluation(problem.text, chain.rationale, chain.label, seed)
             judged = parse_evaluation(reply)
             assert reply == evaluation_reply(judged.text, judged.verdict)

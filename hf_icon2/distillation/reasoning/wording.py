@@ -32,7 +32,7 @@ from __future__ import annotations
 
 from hf_icon2.distillation.reasoning.records import Chain, Question, Task
 from hf_icon2.judges.quoting import quoted
-from hf_icon2.judges.verdicts import VERDICTS, Verdict
+from hf_icon2.judges.verdicts import VERDICTS
 
 ANSWER_IS = "The answer is"
 VERDICT_IS = "Evaluation result: the given answer is"
@@ -86,13 +86,3 @@ def chain_evaluation_prompt(question: Question, chain: Chain) -> str:
     shown = {QUESTION: question.text, RATIONALE: chain.rationale, ANSWER: chain.label}
     parts = (line for heading, text in shown.items() for line in (heading, quoted(text)))
     return "\n".join([EVALUATION_TASK, "", *parts, EVALUATION])
-
-
-def chain_reply(chain: Chain) -> str:
-    """A chain of thought as a teacher is asked to write it."""
-    return f"{chain.rationale}\n{ANSWER_IS} {chain.label}."
-
-
-def evaluation_reply(text: str, verdict: Verdict) -> str:
-    """An evaluation as a teacher is asked to write it."""
-    return f"{text}\n\n{VERDICT_IS} {verdict}."
