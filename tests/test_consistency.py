@@ -13,7 +13,7 @@ from hf_icon2.directions.config import DirectionVectorConfig
 from hf_icon2.directions.vectors import DirectionVectors
 from hf_icon2.prompts import encode_prompt, template_fingerprint
 from hf_icon2.synthesis.consistency import filter_instructions, project, score_consistency
-from hf_icon2.synthesis.distribution import consistency_histogram, render_histogram, routing_shares
+from hf_icon2.synthesis.distribution import consistency_histogram, routing_shares
 
 NAMES = ("kind", "terse", "calm")
 LAYERS = (0, 1, 2)  # output_hidden_states shows the last layer only after the final norm
@@ -280,6 +280,3 @@ def test_histogram_and_shares_count_every_instruction(scored):
     assert histogram["terse"]["routed"] == [0, 0, 1]
     assert all(sum(entry["counts"]) == 6 for entry in histogram.values())
     assert routing_shares(scored) == {"kind": 4 / 6, "terse": 1 / 6, "calm": 1 / 6}
-    lines = render_histogram(histogram, width=6).splitlines()
-    assert lines[0] == "kind: 4 of 6 routed here"
-    assert [line.split()[-1] for line in lines[1:4]] == ["1", "2", "3"]

@@ -1,9 +1,8 @@
-"""How consistency scores are spread over instructions and criteria, as numbers and as text."""
+"""How consistency scores are spread over instructions and criteria, in figures."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
 from typing import TypedDict
 
 import numpy as np
@@ -13,8 +12,7 @@ from datasets import Dataset
 class Histogram(TypedDict):
     """How one criterion's scores are spread.
 
-    Keys: `edges`, bins + 1 limits, the same for all criteria; `counts`, all instructions by their score on
-        this
+    Keys: `edges`, bins + 1 limits, the same for all criteria; `counts`, all instructions by their score on this
     criterion; `routed`, only those whose best criterion it is.
     """
 
@@ -58,18 +56,6 @@ def consistency_histogram(scored: Dataset, bins: int = 20) -> dict[str, Histogra
         )
         for name, of in values.items()
     }
-
-
-def render_histogram(histogram: Mapping[str, Histogram], width: int = 40) -> str:
-    """The histogram as text, one line per bin: `#` are routed to the criterion, `.` are not."""
-    longest = max(max(entry["counts"]) for entry in histogram.values())
-    lines = []
-    for name, entry in histogram.items():
-        lines.append(f"{name}: {sum(entry['routed'])} of {sum(entry['counts'])} routed here")
-        for low, count, routed in zip(entry["edges"], entry["counts"], entry["routed"], strict=False):
-            bar, mine = (round(width * value / max(longest, 1)) for value in (count, routed))
-            lines.append(f"  {low:>10.4g} {'#' * mine}{'.' * (bar - mine)} {count}")
-    return "\n".join(lines)
 
 
 def scored_criteria(scored: Dataset) -> list[str]:

@@ -62,18 +62,6 @@ def critique(grade: Grade) -> str:
     return f"the answer is {' and '.join(faults) or 'good'} ."
 
 
-def parse_critique(text: str) -> dict[str, bool] | None:
-    """Behaviours a critique names as bad (False), the others absent; None when it is not a critique."""
-    if not (text.startswith("the answer is ") and text.endswith(" .")):
-        return None
-    said = text.removeprefix("the answer is ").removesuffix(" .")
-    if said == "good":
-        return {}
-    names = {fault: name for name, fault in FAULTS.items()}
-    faults = said.split(" and ")
-    return {names[fault]: False for fault in faults} if set(faults) <= set(names) else None
-
-
 def critique_turns(
     question: str,
     answer: str,
