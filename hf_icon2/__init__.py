@@ -59,6 +59,7 @@ _HOME = {
     "extract_directions": "directions.extraction",
     "filter_instructions": "synthesis.consistency",
     "generate_pairs": "synthesis.pairs",
+    "health_check": "synthesis.instructions",
     "import_gguf": "interchange.imported",
     "import_repeng": "interchange.imported",
     "make_steerable": "steering.generation",
@@ -138,6 +139,7 @@ if TYPE_CHECKING:
     from hf_icon2.synthesis.consistency import score_consistency as score_consistency
     from hf_icon2.synthesis.icon2_preferences import Icon2PreferenceBuilder as Icon2PreferenceBuilder
     from hf_icon2.synthesis.icon2_preferences import Icon2PreferenceConfig as Icon2PreferenceConfig
+    from hf_icon2.synthesis.instructions import health_check as health_check
     from hf_icon2.synthesis.instructions import synthesize_instructions as synthesize_instructions
     from hf_icon2.synthesis.pairs import generate_pairs as generate_pairs
     from hf_icon2.synthesis.publishing import push_pairs_to_hub as push_pairs_to_hub

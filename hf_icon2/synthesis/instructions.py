@@ -47,7 +47,8 @@ def synthesize_instructions(
 
     The model continues its chat template from where the user's text would start, until it ends the user's
     turn. Row k is sampled with a seed that depends on `seed` and k only, and rows are judged in order, so the
-    result does not depend on the batch size (but for floating-point rounding).
+    result does not depend on the batch size (but for floating-point rounding). `health_check` says beforehand how
+    much of what this model writes is usable.
 
     Args:
         model: Causal LM with a chat template, or a PEFT model around one.
@@ -112,6 +113,12 @@ def health_check(
         sample: Rows to sample.
         sampling: 256 tokens at temperature 1 by default.
         seed: Of the run; the rows are the first ones that `synthesize_instructions` would sample.
+
+    Returns:
+        Counts of what would be kept and dropped, by reason, and the template's system prompt; a sentence as `str`.
+
+    Raises:
+        ValueError: If there is no chat template, or `sample` is below 1.
     """
     if sample < 1:
         raise ValueError(f"sample must be at least 1, got {sample}")
