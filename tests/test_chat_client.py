@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 from asking_chat import requests as numbered
+from chatting import KEY, OWN_TREE, TESTS, asked, echo, texts
 from faulty_server import FaultyServer, at_random, completion, scripted
 from huggingface_hub import constants
 
@@ -27,22 +28,6 @@ from hf_icon2.judges.chat.gate import Gate
 from hf_icon2.judges.chat.keys import key_for
 from hf_icon2.judges.chat.records import ChatFailure, ChatReply
 from hf_icon2.judges.chat.store import request_key
-
-KEY = "sk-this-is-a-secret"
-TESTS = Path(__file__).parent
-OWN_TREE = os.environ | {"PYTHONPATH": f"{TESTS.parent}:{TESTS}"}
-
-
-def asked(text: str, **settings) -> ChatRequest:
-    return ChatRequest(({"role": "user", "content": text},), **settings)
-
-
-def echo(payload: dict) -> str:
-    return "answer to " + payload["messages"][-1]["content"]
-
-
-def texts(outcomes) -> list[str | None]:
-    return [getattr(outcome, "text", None) for outcome in outcomes]
 
 
 def spent(cache: Path) -> tuple:

@@ -1,33 +1,16 @@
 """The chat client against endpoints and surroundings as users meet them: each with ways of its own."""
 
 import json
-import os
 import subprocess
 import sys
 import threading
-from pathlib import Path
 
 import pytest
+from chatting import KEY, OWN_TREE, asked, echo, texts
 from faulty_server import FaultyServer, completion, scripted
 
 from hf_icon2 import Budget, ChatClient, ChatRequest
 from hf_icon2.judges.chat.records import ChatFailure, ChatReply
-
-KEY = "sk-this-is-a-secret"
-TESTS = Path(__file__).parent
-OWN_TREE = os.environ | {"PYTHONPATH": f"{TESTS.parent}:{TESTS}"}
-
-
-def asked(text: str, **settings) -> ChatRequest:
-    return ChatRequest(({"role": "user", "content": text},), **settings)
-
-
-def echo(payload: dict) -> str:
-    return "answer to " + payload["messages"][-1]["content"]
-
-
-def texts(outcomes) -> list[str | None]:
-    return [getattr(outcome, "text", None) for outcome in outcomes]
 
 
 def sentence(message: str, **more) -> bytes:
