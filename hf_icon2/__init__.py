@@ -79,6 +79,7 @@ _HOME = {
     "split_questions": "distillation.reasoning.splitting",
     "steer": "steering.hooks",
     "steered_generate": "steering.generation",
+    "synthesize_conversations": "synthesis.conversations",
     "synthesize_instructions": "synthesis.instructions",
     "tune": "synthesis.tuning",
 }
@@ -137,6 +138,7 @@ if TYPE_CHECKING:
     from hf_icon2.steering.logits import Icon2LogitsProcessor as Icon2LogitsProcessor
     from hf_icon2.synthesis.consistency import filter_instructions as filter_instructions
     from hf_icon2.synthesis.consistency import score_consistency as score_consistency
+    from hf_icon2.synthesis.conversations import synthesize_conversations as synthesize_conversations
     from hf_icon2.synthesis.icon2_preferences import Icon2PreferenceBuilder as Icon2PreferenceBuilder
     from hf_icon2.synthesis.icon2_preferences import Icon2PreferenceConfig as Icon2PreferenceConfig
     from hf_icon2.synthesis.instructions import health_check as health_check

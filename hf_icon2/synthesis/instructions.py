@@ -6,28 +6,22 @@ dropped.
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
-import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from datasets import Dataset, Features, Value
-from tqdm.auto import tqdm
 
 from hf_icon2.blocks import unwrap
-from hf_icon2.prompts import Instruction, default_system_prompt, pad_token_id, pre_query_prefix, render_prompt
-from hf_icon2.steering.decoding import Sampling, generate_variants
+from hf_icon2.prompts import Instruction
+from hf_icon2.steering.decoding import Sampling
 from hf_icon2.steering.noise import row_seed
 from hf_icon2.synthesis.sieve import Draft, Sieve, SynthesisReport
+from hf_icon2.synthesis.user_turns import SAMPLING, UserTurns, gather, provenance
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-logger = logging.getLogger(__name__)
-
-_SENTINEL = "icon2sentinel"
 
 
 def synthesize_instructions(
@@ -71,30 +65,17 @@ def synthesize_instructions(
     Raises:
         ValueError: If there is no chat template, or no usable row came at all.
     """
-    for name, value in (("n", n), ("batch_size", batch_size)):
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}")
-    writer = _Writer(model, tokenizer, sampling or Sampling(), seed)
-    sieve = Sieve(exclude, near_duplicates)
-    asked = 0
-    with tqdm(total=n, desc="instructions", disable=not show_progress) as bar:
-        while len(sieve.kept) < n and not sieve.dry:
-            numbers = range(asked, asked + min(batch_size, sieve.rows_for(n - len(sieve.kept))))
-            asked = numbers.stop
-            for draft in writer.drafts(numbers):
-                if len(sieve.kept) < n and not sieve.dry:
-                    bar.update(sieve.add(draft))
-    report = sieve.report(writer.template_system_prompt)
-    on_report(report)
-    if not sieve.kept:
-        raise ValueError(
-            f"the model wrote no usable instruction: {report} Pass your own instructions instead."
-        )
-    too_few = f" {n} were asked for, and hardly anything new was coming." if len(sieve.kept) < n else ""
-    logger.log(
-        logging.WARNING if too_few or report.template_system_prompt else logging.INFO, "%s%s", report, too_few
+    writer = UserTurns(model, tokenizer, sampling or Sampling())
+    kept = gather(
+        lambda numbers: writer.drafts([row_seed(seed, f"instruction-{number}") for number in numbers]),
+        Sieve(exclude, near_duplicates),
+        n,
+        batch_size,
+        template_system_prompt=writer.template_system_prompt,
+        on_report=on_report,
+        show_progress=show_progress,
     )
-    return _dataset(sieve.kept, unwrap(model), writer.sampling)
+    return _dataset(kept, unwrap(model), writer.sampling)
 
 
 def health_check(
@@ -122,9 +103,9 @@ def health_check(
     """
     if sample < 1:
         raise ValueError(f"sample must be at least 1, got {sample}")
-    writer = _Writer(model, tokenizer, sampling or Sampling(), seed)
-    sieve = Sieve((), near_duplicates=False)
-    for draft in writer.drafts(range(sample)):
+    writer = UserTurns(model, tokenizer, sampling or Sampling())
+    sieve: Sieve[Draft] = Sieve((), near_duplicates=False)
+    for draft in writer.drafts([row_seed(seed, f"instruction-{number}") for number in range(sample)]):
         sieve.add(draft)
     return sieve.report(writer.template_system_prompt)
 
@@ -139,68 +120,14 @@ def instruction_id(instruction: Instruction) -> str:
     return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
-class _Writer:
-    """Samples rows from the pre-query prefix."""
-
-    def __init__(
-        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, sampling: Sampling, seed: int
-    ) -> None:
-        self.model, self.tokenizer, self.sampling, self.seed = model, tokenizer, sampling, seed
-        prefix = pre_query_prefix(tokenizer)
-        self.prefix: list[int] = tokenizer(prefix, add_special_tokens=False)["input_ids"]
-        if not self.prefix:
-            raise ValueError(
-                "the chat template puts nothing before the user's text, so the model cannot be asked for "
-                "instructions; pass your own instructions instead"
-            )
-        self.special = {id_ for id_, token in tokenizer.added_tokens_decoder.items() if token.special}
-        self.special |= set(tokenizer.all_special_ids)
-        self.stop_ids, self.stop_text = _end_of_user_turn(tokenizer, self.special)
-        self.template_system_prompt = default_system_prompt(tokenizer)
-
-    def drafts(self, numbers: Sequence[int]) -> list[Draft]:
-        """The rows with these numbers, one batch: one prefill of the prefix serves all."""
-        seeds = [row_seed(self.seed, f"instruction-{number}") for number in numbers]
-        rows = generate_variants(
-            self.model,
-            [self.prefix],
-            [[None] for _ in numbers],
-            sampling=self.sampling,
-            seeds=[[seed] for seed in seeds],
-            pad=pad_token_id(self.tokenizer),
-            stop_ids=self.stop_ids,
-        )
-        return [self._draft(*row[0], seed) for row, seed in zip(rows, seeds, strict=True)]
-
-    def _draft(self, ids: list[int], finish_reason: str, seed: int) -> Draft:
-        text = str(self.tokenizer.decode(ids))
-        if self.stop_text and self.stop_text in text:
-            text, finish_reason = text.partition(self.stop_text)[0], "stop"
-            ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
-        return Draft(text.strip(), seed, finish_reason, not self.special.isdisjoint(ids))
-
-
-def _end_of_user_turn(tokenizer: PreTrainedTokenizerBase, special: set[int]) -> tuple[list[int], str]:
-    """What the template writes after the user's text: its first special token, or else its text.
-
-    A model's generation config often names only the token that ends the assistant's turn.
-    """
-    closing = render_prompt(tokenizer, _SENTINEL).partition(_SENTINEL)[2]
-    ids: list[int] = tokenizer(closing, add_special_tokens=False)["input_ids"]
-    first = next((token for token in ids if token in special), None)
-    return ([], closing.strip()) if first is None else ([first], "")
-
-
 def _dataset(drafts: list[Draft], model: PreTrainedModel, sampling: Sampling) -> Dataset:
     columns = {
         "prompt": [draft.text for draft in drafts],
         "id": [instruction_id(draft.text) for draft in drafts],
-        "source_model": [model.config.name_or_path or type(model).__name__] * len(drafts),
-        "sampling": [dataclasses.asdict(sampling)] * len(drafts),
+        **provenance(model, len(drafts), sampling=sampling),
         "seed": [draft.seed for draft in drafts],
         "finish_reason": [draft.finish_reason for draft in drafts],
     }
-    struct = {"max_new_tokens": Value("int64"), "temperature": Value("float64"), "top_p": Value("float64")}
     text = {name: Value("string") for name in ("prompt", "id", "source_model", "finish_reason")}
-    features = Features({**text, "sampling": struct, "seed": Value("int64")})
+    features = Features({**text, "sampling": SAMPLING, "seed": Value("int64")})
     return Dataset.from_dict(columns, Features({name: features[name] for name in columns}))

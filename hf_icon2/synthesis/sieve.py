@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter, deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from hf_icon2.synthesis.duplicates import NearDuplicates, normalized
 
@@ -19,6 +19,9 @@ FAULTS: Mapping[str, str] = {
     "excluded": "in the excluded texts",
     "duplicate": "duplicates (the model may know few instructions, or raise the temperature)",
     "near_duplicate": "near-duplicates",
+    "repeated": "in which the user says the same twice",
+    "rewritten": "whose text the chat template rewrites",
+    "answer": "whose earlier answers are empty, unfinished or hold special tokens (raise max_new_tokens)",
 }
 """Why a sampled row is dropped, in the order in which the reasons are looked for."""
 
@@ -60,23 +63,48 @@ class SynthesisReport:
 
 
 class Draft(NamedTuple):
-    """A sampled row before it is judged."""
+    """A sampled text of the user's before it is judged; alone, a row of one turn."""
 
     text: str
     seed: int
     finish_reason: str
     has_special: bool
 
+    @property
+    def turns(self) -> tuple[Draft, ...]:
+        """The user's turns."""
+        return (self,)
 
-class Sieve:
+    @property
+    def fault(self) -> str | None:
+        """No fault is known before the sieve looks."""
+        return None
+
+
+class Row(Protocol):
+    """A sampled row before it is judged."""
+
+    @property
+    def turns(self) -> Sequence[Draft]:
+        """The user's turns, up to one with a fault."""
+
+    @property
+    def fault(self) -> str | None:
+        """What is wrong with it beside its turns' texts, a name in `FAULTS`."""
+
+
+R = TypeVar("R", bound=Row)
+
+
+class Sieve(Generic[R]):
     """Judges rows in order and counts what becomes of them."""
 
     def __init__(self, exclude: Iterable[str], near_duplicates: bool) -> None:
         if isinstance(exclude, str):
             raise TypeError("exclude must be a collection of texts, got one string; pass [text]")
-        self.kept: list[Draft] = []
+        self.kept: list[R] = []
         self._excluded = {normalized(text) for text in exclude}
-        self._seen: set[str] = set()
+        self._seen: set[tuple[str, ...]] = set()
         self._near = NearDuplicates() if near_duplicates else None
         self._dropped: Counter[str] = Counter()
         self._examples: dict[str, str] = {}
@@ -92,15 +120,15 @@ class Sieve:
         share = (sum(self._recent) + 1) / (len(self._recent) + 1)
         return math.ceil(missing / share)
 
-    def add(self, draft: Draft) -> bool:
+    def add(self, row: R) -> bool:
         """Keeps or drops a row; returns whether it was kept."""
-        fault = self._fault(draft)
+        fault = self._fault(row)
         self._recent.append(fault is None)
         if fault is None:
-            self.kept.append(draft)
+            self.kept.append(row)
             return True
         self._dropped[fault] += 1
-        self._examples.setdefault(fault, draft.text)
+        self._examples.setdefault(fault, row.turns[-1].text)
         return False
 
     def report(self, template_system_prompt: str) -> SynthesisReport:
@@ -109,17 +137,26 @@ class Sieve:
         raw = len(self.kept) + sum(dropped.values())
         return SynthesisReport(raw, len(self.kept), dropped, dict(self._examples), template_system_prompt)
 
-    def _fault(self, draft: Draft) -> str | None:
-        key = normalized(draft.text)
+    def turn_fault(self, draft: Draft) -> str | None:
+        """What is wrong with one turn whatever the others are."""
         faults = {
             "unfinished": draft.finish_reason != "stop",
             "empty": not any(character.isalnum() for character in draft.text),
             "special_tokens": draft.has_special,
             "header": _HEADER.match(draft.text) is not None,
-            "excluded": key in self._excluded,
-            "duplicate": key in self._seen,
+            "excluded": normalized(draft.text) in self._excluded,
         }
-        if fault := next((name for name, found in faults.items() if found), None):
+        return next((name for name, found in faults.items() if found), None)
+
+    def _fault(self, row: R) -> str | None:
+        faults = [fault for draft in row.turns if (fault := self.turn_fault(draft))]
+        if fault := next(iter(faults), row.fault):
             return fault
-        self._seen.add(key)
-        return "near_duplicate" if self._near is not None and not self._near.add(draft.text) else None
+        texts = tuple(normalized(draft.text) for draft in row.turns)
+        if len(set(texts)) < len(texts):
+            return "repeated"
+        if texts in self._seen:
+            return "duplicate"
+        self._seen.add(texts)
+        whole = "\n".join(draft.text for draft in row.turns)
+        return "near_duplicate" if self._near is not None and not self._near.add(whole) else None
