@@ -64,6 +64,7 @@ _HOME = {
     "import_repeng": "interchange.imported",
     "make_steerable": "steering.generation",
     "push_pairs_to_hub": "synthesis.publishing",
+    "raw_win_rate": "evaluation.preferences",
     "read_anli": "distillation.reasoning.reading",
     "read_cqa": "distillation.reasoning.reading",
     "read_gsm8k": "distillation.reasoning.reading",
@@ -82,6 +83,7 @@ _HOME = {
     "synthesize_conversations": "synthesis.conversations",
     "synthesize_instructions": "synthesis.instructions",
     "tune": "synthesis.tuning",
+    "win_rate": "evaluation.win_rate",
 }
 
 if TYPE_CHECKING:
@@ -106,6 +108,8 @@ if TYPE_CHECKING:
     from hf_icon2.distillation.reasoning.records import Question as Question
     from hf_icon2.distillation.reasoning.splitting import split_questions as split_questions
     from hf_icon2.distillation.teacher import score_candidates as score_candidates
+    from hf_icon2.evaluation.preferences import raw_win_rate as raw_win_rate
+    from hf_icon2.evaluation.win_rate import win_rate as win_rate
     from hf_icon2.interchange.gguf_files import export_gguf as export_gguf
     from hf_icon2.interchange.imported import import_gguf as import_gguf
     from hf_icon2.interchange.imported import import_repeng as import_repeng

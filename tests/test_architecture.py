@@ -84,6 +84,10 @@ WITHOUT_TORCH = {
     "distillation/reasoning/records",
     "distillation/reasoning/splitting",
     "distillation/reasoning/wording",
+    "evaluation/doubts",
+    "evaluation/preferences",
+    "evaluation/resampling",
+    "evaluation/win_rate",
     "judges/chat/asking",
     "judges/chat/batch",
     "judges/chat/budget",
@@ -99,7 +103,6 @@ WITHOUT_TORCH = {
     "judges/pairwise",
     "judges/reward_judge",
     "judges/self_evaluation",
-    "judges/win_rate",
 }
 
 

@@ -14,9 +14,9 @@ from transformers import LlamaConfig, LlamaForSequenceClassification
 
 from hf_icon2 import RewardModel
 from hf_icon2.cli import main
+from hf_icon2.evaluation.win_rate import win_rate
 from hf_icon2.judges.answer_files import matched, read_answers
 from hf_icon2.judges.verdicts import Comparison
-from hf_icon2.judges.win_rate import win_rate
 from hf_icon2.toy.answers import Behaviours, answer
 from hf_icon2.toy.world import instructions
 
@@ -390,8 +390,9 @@ def test_a_side_of_one_answer_and_a_much_longer_side_are_warned_of():
     assert found.second.duplicates == 0.5
     assert found.second.mean_length == 1
     assert [text.split(";")[0] for text in found.warnings] == [
-        "75% of the first side's answers are one and the same",
-        "one side's answers are much longer",
+        "75% of the first side's answers are one and the same ('the same long answer')",
+        "50% of the second side's answers are given to several prompts",
+        "the first side's answers are much longer (16.2 times as long on average)",
     ]
     fair = win_rate([Comparison(1.0, 1.0)], ["one"], ["two"])
     assert fair.warnings == []

@@ -78,8 +78,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> str:
     """Judges, keeps the verdicts, and says who wins."""
+    from hf_icon2.evaluation.win_rate import win_rate
     from hf_icon2.judges.answer_files import matched, read_answers
-    from hf_icon2.judges.win_rate import win_rate
 
     _check(arguments)
     matches = matched(
@@ -94,7 +94,7 @@ def run(arguments: argparse.Namespace) -> str:
     found = _judge(arguments, client).compare(prompts, firsts, seconds, progress="judge")
     if arguments.output is not None:
         _write(arguments.output, matches.rows, found)
-    rate = win_rate(found, firsts, seconds)
+    rate = win_rate(found, firsts, seconds, prompts=prompts)
     asked = sum(first != second for first, second in zip(firsts, seconds, strict=True))
     if 0 < asked == rate.failed:
         raise ValueError(f"no pair has a verdict: {next(iter(rate.reasons))}")

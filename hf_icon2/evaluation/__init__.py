@@ -1,1 +1,1 @@
-"""How good a result is: pictures so far. Works on plain figures and imports no other room."""
+"""How good a result is: win rates, length control, arena scores, pictures. Functions of plain figures."""
