@@ -6,7 +6,7 @@ import pytest
 from transformers import LlamaConfig, LlamaForSequenceClassification
 
 from hf_icon2 import RewardJudge, RewardModel
-from hf_icon2.judges.win_rate import win_rate
+from hf_icon2.evaluation.win_rate import win_rate
 from hf_icon2.toy import reward
 
 TRUTH = RewardJudge(lambda prompts, answers: [reward(*both) for both in zip(prompts, answers, strict=True)])
