@@ -47,9 +47,10 @@ class Synthesis:
     )
     column: str = setting("instruction", "column of that dataset with the instruction")
     number: int = setting(1000, "unique instructions to ask for")
+    turns: int = setting(1, "user turns of each; with 2 or more the model writes whole conversations")
     temperature: float = setting(1.0, "of the sampling")
     top_p: float = setting(1.0, "of the sampling")
-    max_new_tokens: int = setting(128, "longest instruction")
+    max_new_tokens: int = setting(128, "longest instruction, or user turn of a conversation")
     batch_size: int = setting(64, "rows per batch")
     near_duplicates: bool = setting(
         True, "keep near-duplicates; false drops them (not for templated languages)"
@@ -120,6 +121,10 @@ class Evaluation:
         "JSONL file or Hub dataset of held-out prompts; for the toy `validation` or its test set (default)",
     )
     column: str = setting("instruction", "column of that dataset with the prompt")
+    turns: int = setting(
+        1,
+        "user turns of each prompt; the earlier ones are other held-out prompts, with the model's own answers",
+    )
     samples: int = setting(1, "answers per prompt")
     temperature: float = setting(1.0, "of the sampling")
     max_new_tokens: int = setting(256, "longest answer")
@@ -133,6 +138,10 @@ class Recipe(PlainRecipe):
     model: str = setting(TOY, "model id or path; `toy` is the bundled assistant")
     revision: str | None = setting(None, "commit, tag or branch of the model")
     seed: int = setting(0, "of everything that is random")
+    rounds: int = setting(
+        1,
+        "times over; each round measures, synthesises, pairs and trains on from the model of the one before",
+    )
     criteria: tuple[Criterion, ...] = setting(DEFAULT_CRITERIA[1:], "criteria to align to")
     extraction: Extraction = field(default_factory=Extraction)
     synthesis: Synthesis = field(default_factory=Synthesis)
@@ -145,8 +154,16 @@ class Recipe(PlainRecipe):
     def __post_init__(self) -> None:
         named(self.criteria)
         checks = {
+            "rounds must be at least 1": self.rounds >= 1,
             "extraction.number must be at least 2": self.extraction.number >= 2,
             "synthesis.number must be at least 1": self.synthesis.number >= 1,
+            "synthesis.turns and evaluation.turns must be at least 1": min(
+                self.synthesis.turns, self.evaluation.turns
+            )
+            >= 1,
+            "synthesis.turns must be 1 where synthesis.instructions are given (which may be conversations)": (
+                self.synthesis.turns == 1 or self.synthesis.instructions is None
+            ),
             "filter.keep must be above 0 and at most 1": 0 < self.filter.keep <= 1,
             "filter.criteria_per_instruction must be 1 to the number of criteria": 1
             <= self.filter.criteria_per_instruction

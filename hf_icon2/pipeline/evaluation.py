@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
+from random import Random
 from typing import TYPE_CHECKING, Any
 
 from hf_icon2.criteria import GENERAL
 from hf_icon2.evaluation.answering import answer_prompts
 from hf_icon2.loading import load_model
 from hf_icon2.pipeline.subject import Subject
-from hf_icon2.prompts import Instruction
+from hf_icon2.prompts import Instruction, Message, as_messages, user_texts
 from hf_icon2.recipe import Evaluation
+from hf_icon2.steering.noise import row_seed
 from hf_icon2.steering.sampling import Sampling
+from hf_icon2.synthesis.instructions import instruction_id
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -28,9 +32,12 @@ def evaluate_models(subject: Subject, trained_folder: Path) -> tuple[Figures, It
         Figures (`accuracy` by the toy's truth table, `rewards` by the reward model; None where there is none), and
         one row per answered prompt.
     """
-    prompts, settings, seed = subject.held_out, subject.recipe.evaluation, subject.recipe.seed
-    if not prompts:
+    settings, seed = subject.recipe.evaluation, subject.recipe.seed
+    if not subject.held_out:
         return {"accuracy": None, "rewards": None}, iter(())
+    prompts = subject.held_out
+    if settings.turns > 1:  # by the recipe's model, so that all rounds are asked the same
+        prompts = in_context(subject.first.model, subject.tokenizer, prompts, settings, seed)
     models = {"before": subject.model, "after": load_model(str(trained_folder))}
     answers = {
         name: sample_answers(model, subject.tokenizer, prompts, settings, seed)
@@ -48,8 +55,37 @@ def evaluate_models(subject: Subject, trained_folder: Path) -> tuple[Figures, It
     rewards = None
     if subject.reward is not None:
         rewards = {name: sum(subject.reward(asked, texts)) / len(texts) for name, texts in answers.items()}
-    accuracy = _accuracies([str(prompt) for prompt in asked], answers) if subject.is_toy else None
+    accuracy = _accuracies(asked, answers) if subject.is_toy else None
     return {"accuracy": accuracy, "rewards": rewards}, rows
+
+
+def in_context(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Instruction],
+    settings: Evaluation,
+    seed: int,
+) -> list[Instruction]:
+    """Makes each prompt the last of `settings.turns` user turns.
+
+    The turns before are other prompts of the list, in an order drawn by the seed, each with the model's own answer.
+    """
+    if len(prompts) < settings.turns:
+        raise ValueError(
+            f"evaluation.turns={settings.turns} takes a prompt and {settings.turns - 1} others before it, but there "
+            f"are {len(prompts)} held-out prompts; give more"
+        )
+    order = Random(seed).sample(range(len(prompts)), len(prompts))
+    talks: list[list[Message]] = [[] for _ in prompts]
+    for turn in range(1, settings.turns):
+        for place, index in enumerate(order):
+            talks[index] += as_messages(prompts[order[place - turn]])
+        answers = sample_answers(
+            model, tokenizer, talks, replace(settings, samples=1), row_seed(seed, f"context-{turn}")
+        )
+        for talk, answer in zip(talks, answers, strict=True):
+            talk.append({"role": "assistant", "content": answer})
+    return [[*talk, *as_messages(prompt)] for talk, prompt in zip(talks, prompts, strict=True)]
 
 
 def sample_answers(
@@ -73,11 +109,15 @@ def sample_answers(
     )
 
 
-def truth_shares(prompts: Sequence[str], answers: Sequence[str]) -> dict[str, Any]:
-    """Shares of the toy's truth table: all behaviours right, each behaviour where it applies, grammar held."""
+def truth_shares(prompts: Sequence[Instruction], answers: Sequence[str]) -> dict[str, Any]:
+    """Shares of the toy's truth table: all behaviours right, each behaviour where it applies, grammar held.
+
+    Of a conversation the answer to the last turn counts.
+    """
     from hf_icon2.toy.answers import grade
 
-    grades = [grade(prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)]
+    questions = [user_texts(prompt)[-1] for prompt in prompts]
+    grades = [grade(question, answer) for question, answer in zip(questions, answers, strict=True)]
 
     def share(values: list[bool]) -> float:
         return round(sum(values) / len(values), 4) if values else float("nan")
@@ -93,7 +133,7 @@ def truth_shares(prompts: Sequence[str], answers: Sequence[str]) -> dict[str, An
     }
 
 
-def _accuracies(prompts: list[str], answers: dict[str, list[str]]) -> Figures:
+def _accuracies(prompts: Sequence[Instruction], answers: dict[str, list[str]]) -> Figures:
     shares = {name: truth_shares(prompts, texts) for name, texts in answers.items()}
     return {
         **{name: found["correct"] for name, found in shares.items()},
@@ -101,6 +141,6 @@ def _accuracies(prompts: list[str], answers: dict[str, list[str]]) -> Figures:
             name: {when: found[name] for when, found in shares.items()}
             for name in (*BEHAVIOURS, "well_formed")
         },
-        "prompts": len(set(prompts)),
+        "prompts": len({instruction_id(prompt) for prompt in prompts}),
         "answers": len(prompts),
     }

@@ -44,7 +44,7 @@ class RunFolder:
                 )
             folder.path.mkdir(parents=True, exist_ok=True)
             write_atomic(record, json.dumps(recipe.to_dict(), indent=2) + "\n")
-        earlier = read_settings(record)
+        earlier = _completed(read_settings(record), Recipe().to_dict())
         if changed := differences(earlier, recipe.to_dict()):
             told = "; ".join(
                 f"{name} was {before!r}, is {after!r}" for name, (before, after) in changed.items()
@@ -78,3 +78,16 @@ class RunFolder:
     def read_rows(self, name: str, features: Features | None = None) -> Dataset:
         """The rows of `write_rows`, as a dataset."""
         return Dataset.from_list(read_json_lines(self.path / name), features=features)
+
+
+def _completed(data: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """A recipe with what it does not name: a folder keeps its recipe when a setting is added here."""
+    return {
+        **defaults,
+        **{
+            name: _completed(value, defaults[name])
+            if isinstance(value, dict) and isinstance(defaults.get(name), dict)
+            else value
+            for name, value in data.items()
+        },
+    }

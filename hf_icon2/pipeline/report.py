@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import platform
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,12 @@ from hf_icon2.pipeline.evaluation import BEHAVIOURS
 from hf_icon2.pipeline.folder import Figures, RunFolder
 from hf_icon2.pipeline.pictures import draw_pictures
 from hf_icon2.pipeline.report_page import render_page
+from hf_icon2.pipeline.rounds import round_folders
 from hf_icon2.pipeline.stages import STAGES
 from hf_icon2.storage import write_atomic
 
 WHEN = ("before", "after", "system_prompt_ceiling")
+IN_ROUNDS = ("seed", "accuracy", "rewards", "instructions", "pairs", "strengths", "training", "seconds")
 LIBRARIES = ("hf_icon2", "torch", "transformers", "trl", "datasets", "accelerate", "peft", "safetensors")
 
 
@@ -32,8 +35,10 @@ def write_report(folder: RunFolder) -> Path:
     Raises:
         ValueError: If a stage is not done yet.
     """
-    records = _records(folder)
-    report = report_figures(folder, records)
+    reports = [report_figures(place, _records(place)) for place in round_folders(folder)]
+    records, report = _records(folder), reports[-1]
+    if len(reports) > 1:
+        report = {**over_rounds(reports), "seed": folder.recipe.seed}
     write_atomic(folder.path / "report.json", json.dumps(report, indent=2, allow_nan=False) + "\n")
     pictures = draw_pictures(folder, records, report)
     return write_atomic(folder.path / "report.md", render_page(folder, records, report, pictures))
@@ -70,6 +75,38 @@ def report_figures(folder: RunFolder, records: dict[str, Figures]) -> Figures:
         },
     }
     return _without_nan(report)  # type: ignore[no-any-return]
+
+
+def over_rounds(reports: Sequence[Figures]) -> Figures:
+    """One report of several rounds, given in order.
+
+    Accuracy and rewards span all rounds, from before the first to after the last; so do seconds and warnings.
+    Everything else is the last round's. `rounds` holds what each round did.
+    """
+    first, last = reports[0], reports[-1]
+    behaviours = {
+        name: _spanning(first["accuracy"]["behaviours"][name], found)
+        for name, found in last["accuracy"]["behaviours"].items()
+    }
+    return {
+        **last,
+        "accuracy": {**_spanning(first["accuracy"], last["accuracy"]), "behaviours": behaviours},
+        "rewards": last["rewards"] and _spanning(first["rewards"], last["rewards"]),
+        "seconds": {
+            name: round(sum(report["seconds"][name] for report in reports), 2) for name in last["seconds"]
+        },
+        "warnings": [
+            f"Round {number}: {text}"
+            for number, report in enumerate(reports, start=1)
+            for text in report["warnings"]
+        ],
+        "rounds": [{name: report[name] for name in IN_ROUNDS} for report in reports],
+    }
+
+
+def _spanning(first: Figures, last: Figures) -> Figures:
+    """The last round's figures, but those of before training are the first round's."""
+    return {**last, **{name: first[name] for name in ("before", "system_prompt_ceiling") if name in first}}
 
 
 def _records(folder: RunFolder) -> dict[str, Figures]:

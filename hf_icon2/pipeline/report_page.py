@@ -2,18 +2,10 @@
 
 from __future__ import annotations
 
-import html
-import random
-from collections.abc import Iterable, Sequence
-from typing import Any
-
 from hf_icon2.pipeline.folder import Figures, RunFolder
+from hf_icon2.pipeline.markdown import figure, table
 from hf_icon2.pipeline.pictures import Pictures
-from hf_icon2.recipe import TOY
-from hf_icon2.storage import read_json_lines
-
-SAMPLES = {"fixed": 4, "broken": 3, "still wrong": 2, "still right": 1}
-"""How many answers of each kind are shown; what there is less of is not made up for."""
+from hf_icon2.pipeline.report_answers import answers_before_and_after
 
 
 def render_page(folder: RunFolder, records: dict[str, Figures], report: Figures, pictures: Pictures) -> str:
@@ -25,6 +17,7 @@ def render_page(folder: RunFolder, records: dict[str, Figures], report: Figures,
         *([f"*No pictures: {pictures.missing}*"] if pictures.missing else []),
         _picture(pictures, "accuracy", "Accuracy on the held-out prompts"),
         _accuracy_table(report["accuracy"]),
+        *_rounds(report),
         "## What the data went through",
         _picture(pictures, "funnel", "What was left after each step"),
         _pairs_table(report),
@@ -40,7 +33,7 @@ def render_page(folder: RunFolder, records: dict[str, Figures], report: Figures,
         "## Training",
         _training_sentence(report["training"]),
         _picture(pictures, "training", "Reward accuracy and loss during training"),
-        *_answers(folder, report),
+        *answers_before_and_after(folder, report),
         "## What to do next",
         _next_steps(folder),
         "## Time and provenance",
@@ -96,7 +89,7 @@ def _accuracy_table(accuracy: Figures) -> str:
     rows = [
         [
             name.replace("_", " "),
-            *(_number(group[when]) for when in ("before", "after", "system_prompt_ceiling")),
+            *(figure(group[when]) for when in ("before", "after", "system_prompt_ceiling")),
         ]
         for name, group in groups.items()
     ]
@@ -108,18 +101,59 @@ def _accuracy_table(accuracy: Figures) -> str:
             "grammar held."
         )
     )
-    return _table(["", "before", "after", "with system prompt"], rows) + note
+    return table(["", "before", "after", "with system prompt"], rows) + note
+
+
+def _rounds(report: Figures) -> list[str]:
+    """What each of several rounds did; nothing for one."""
+    if "rounds" not in report:
+        return []
+    head = [
+        "round",
+        "before",
+        "after",
+        "instructions",
+        "pairs",
+        "decisive and right",
+        "DPO steps",
+        "strengths",
+    ]
+    last = len(report["rounds"])
+    earlier = ", ".join(f"[round-{number}](round-{number})" for number in range(1, last))
+    return [
+        "## Rounds",
+        "Each round measured directions on, and took instructions and pairs from, the model of the round before, and "
+        f"trained on from it. What follows is of round {last}, in this folder; earlier rounds lie in {earlier}.",
+        table(head, [_round(number, found) for number, found in enumerate(report["rounds"], start=1)]),
+    ]
+
+
+def _round(number: int, found: Figures) -> list[str]:
+    measured = found["accuracy"] if found["accuracy"]["before"] is not None else found["rewards"] or {}
+    strengths = [
+        f"{name} {figure(side['positive'])} / {figure(side['negative'])} at {', '.join(map(str, side['layers']))}"
+        for name, side in found["strengths"].items()
+    ]
+    return [
+        str(number),
+        *(figure(measured.get(when)) for when in ("before", "after")),
+        str(found["instructions"]["kept"]),
+        str(found["pairs"]["kept"]),
+        figure(found["pairs"]["decisive_right"]),
+        str(found["training"]["steps"]),
+        "; ".join(strengths),
+    ]
 
 
 def _pairs_table(report: Figures) -> str:
     instructions, pairs = report["instructions"], report["pairs"]
     rows = [
-        [name, str(instructions["per_criterion"].get(name, 0)), str(found["kept"]), _number(found["decisive"]),
-         _number(found["decisive_right"])]
+        [name, str(instructions["per_criterion"].get(name, 0)), str(found["kept"]), figure(found["decisive"]),
+         figure(found["decisive_right"])]
         for name, found in pairs["per_criterion"].items()
     ]  # fmt: skip
-    rows.append(["all", str(instructions["kept"]), str(pairs["kept"]), "", _number(pairs["decisive_right"])])
-    return _table(["criterion", "instructions", "pairs kept", "decisive", "decisive and right"], rows)
+    rows.append(["all", str(instructions["kept"]), str(pairs["kept"]), "", figure(pairs["decisive_right"])])
+    return table(["criterion", "instructions", "pairs kept", "decisive", "decisive and right"], rows)
 
 
 def _dropped(samples: dict[str, int], flags: dict[str, int]) -> str:
@@ -146,11 +180,11 @@ def _strengths_table(strengths: dict[str, Figures]) -> str:
         [
             name,
             ", ".join(map(str, found["layers"])),
-            *(_number(found[side]) for side in ("positive", "negative", "maximum")),
+            *(figure(found[side]) for side in ("positive", "negative", "maximum")),
         ]
         for name, found in strengths.items()
     ]
-    return _table(["criterion", "layers", "chosen side", "rejected side", "maximum"], rows)
+    return table(["criterion", "layers", "chosen side", "rejected side", "maximum"], rows)
 
 
 def _training_sentence(training: Figures) -> str:
@@ -163,44 +197,6 @@ def _training_sentence(training: Figures) -> str:
         "dashed one, towards the dotted one, pairs are told apart by style alone. Before the first step both sides "
         "of every pair have the same reward, which counts as wrong."
     )
-
-
-def _answers(folder: RunFolder, report: Figures) -> list[str]:
-    """A seeded sample of answers before and after, by what became of them where that is known."""
-    path = folder.path / "evaluation.jsonl"
-    if not path.is_file():
-        return []
-    rows: list[dict[str, Any]] = read_json_lines(path)
-    groups = _by_outcome(rows) if folder.recipe.model == TOY else {"": rows}
-    generator = random.Random(report["seed"])
-    table = [
-        [kind, *(_cell(row[key]) for key in ("prompt", "before", "after"))]
-        for kind, found in groups.items()
-        for row in generator.sample(found, min(SAMPLES.get(kind, 6), len(found)))
-    ]
-    counts = ", ".join(f"{len(found)} {kind}" for kind, found in groups.items() if kind)
-    intro = f"Of {len(rows)} answers: {counts}. " if counts else ""
-    return [
-        "## Answers before and after",
-        f"{intro}Drawn by chance with the run's seed, not picked; all are in [evaluation.jsonl](evaluation.jsonl).",
-        _table(["", "prompt", "before", "after"], table),
-    ]
-
-
-def _by_outcome(rows: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
-    from hf_icon2.toy.answers import grade
-
-    names = {
-        (False, True): "fixed",
-        (True, False): "broken",
-        (False, False): "still wrong",
-        (True, True): "still right",
-    }
-    groups: dict[str, list[dict[str, Any]]] = {name: [] for name in SAMPLES}
-    for row in rows:
-        right = tuple(bool(grade(row["prompt"], row[when]).correct) for when in ("before", "after"))
-        groups[names[right]].append(row)  # type: ignore[index]
-    return groups
 
 
 def _next_steps(folder: RunFolder) -> str:
@@ -226,7 +222,7 @@ and the trained [model](model). Figures for programs are in [report.json](report
 
 def _provenance(report: Figures) -> str:
     provenance, seconds = report["provenance"], report["seconds"]
-    times = _table(["stage", "seconds"], [[name, f"{value:.1f}"] for name, value in seconds.items()])
+    times = table(["stage", "seconds"], [[name, f"{value:.1f}"] for name, value in seconds.items()])
     versions = ", ".join(f"{name} {number}" for name, number in provenance["versions"].items())
     return (
         f"{times}\n\nA stage that was interrupted and taken up again counts from where it was taken up.\n\n"
@@ -239,24 +235,3 @@ def _provenance(report: Figures) -> str:
 
 def _picture(pictures: Pictures, name: str, text: str) -> str:
     return f"![{text}]({pictures[name]})" if name in pictures else ""
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:g}"
-
-
-def _cell(value: Any, limit: int = 240) -> str:  # noqa: ANN401
-    """Text of a prompt or answer that cannot break the table."""
-    text = (
-        value
-        if isinstance(value, str)
-        else " ⏎ ".join(f"{turn['role']}: {turn['content']}" for turn in value)
-    )
-    text = " ".join(text.split())
-    text = text if len(text) <= limit else text[:limit] + "…"
-    return html.escape(text, quote=False).replace("|", "\\|") or "*(empty)*"

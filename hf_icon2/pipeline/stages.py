@@ -15,15 +15,14 @@ from hf_icon2.directions.extraction import extract_directions
 from hf_icon2.directions.vectors import DirectionVectors
 from hf_icon2.pipeline.evaluation import evaluate_models
 from hf_icon2.pipeline.folder import Figures, RunFolder
+from hf_icon2.pipeline.instructions import balanced_sample, distinct, pair_sampling, self_written
 from hf_icon2.pipeline.subject import Subject, given_rows, read_instructions
 from hf_icon2.recipe import Recipe
-from hf_icon2.steering.decoding import Sampling
 from hf_icon2.steering.noise import row_seed
 from hf_icon2.synthesis.calibration import calibrate_maximum
 from hf_icon2.synthesis.checks import DROPPED_FLAGS, summarize_checks
 from hf_icon2.synthesis.consistency import filter_instructions, score_consistency
 from hf_icon2.synthesis.distribution import consistency_histogram
-from hf_icon2.synthesis.instructions import synthesize_instructions
 from hf_icon2.synthesis.pairs import generate_pairs, pair_dataset
 from hf_icon2.synthesis.sieve import SynthesisReport
 from hf_icon2.synthesis.tuning import tune
@@ -51,7 +50,7 @@ def extract(run: Run) -> Figures:
         found = read_instructions(settings.instructions, settings.column)
         instructions = random.Random(run.recipe.seed).sample(found, min(settings.number, len(found)))
     else:
-        instructions = list(_self_written(run, settings.number, "extraction", lambda _report: None)["prompt"])
+        instructions = list(self_written(subject, run.recipe, settings.number, "extraction")["prompt"])
     directions = extract_directions(
         subject.model,
         subject.tokenizer,
@@ -74,7 +73,14 @@ def synthesize(run: Run) -> Figures:
         run.folder.write_rows("instructions/raw.jsonl", rows)
         return {"raw": len(found), "unique": len(rows), "dropped": {}}
     reports: list[SynthesisReport] = []
-    rows = _self_written(run, settings.number, "instructions", reports.append)
+    rows = self_written(
+        run.subject,
+        run.recipe,
+        settings.number,
+        "instructions",
+        turns=settings.turns,
+        on_report=reports.append,
+    )
     run.folder.write_rows("instructions/raw.jsonl", rows)
     return {"raw": reports[0].raw, "unique": len(rows), "dropped": dict(reports[0].dropped)}
 
@@ -95,7 +101,7 @@ def select(run: Run) -> Figures:
     run.folder.write_rows("instructions/kept.jsonl", kept)
     return {
         "raw": len(raw),
-        "kept": len(set(kept["prompt"])),
+        "kept": len(distinct(kept)),
         "per_criterion": dict(sorted(Counter(kept["criterion"]).items())),
         "histogram": consistency_histogram(scored),
     }
@@ -106,7 +112,7 @@ def choose_strengths(run: Run) -> Figures:
     settings, subject = run.recipe.tuning, run.subject
     kept = run.folder.read_rows("instructions/kept.jsonl")
     directions = DirectionVectors.from_pretrained(run.folder.path / "directions")
-    sample = _balanced_sample(kept, settings.instructions, run.recipe.seed)
+    sample = balanced_sample(kept, settings.instructions, run.recipe.seed)
     trials: list[Figures] = []
     if subject.reward is not None:
         tuning = tune(
@@ -117,7 +123,7 @@ def choose_strengths(run: Run) -> Figures:
             subject.reward,
             strengths=settings.strengths,
             samples=settings.samples,
-            sampling=_pair_sampling(run),
+            sampling=pair_sampling(run.recipe),
             seed=row_seed(run.recipe.seed, "tuning"),
         )
         directions = tuning.directions
@@ -126,7 +132,7 @@ def choose_strengths(run: Run) -> Figures:
         subject.model,
         subject.tokenizer,
         directions,
-        list(dict.fromkeys(sample["prompt"]))[:32],
+        distinct(sample)[:32],
         target=settings.max_kl,
     )
     directions.save_pretrained(run.folder.path / "tuned")
@@ -138,7 +144,7 @@ def choose_strengths(run: Run) -> Figures:
             }
             for name in directions.names
         },
-        "instructions_seen": len(set(sample["prompt"])),
+        "instructions_seen": len(distinct(sample)),
         "trials": trials,
     }
 
@@ -180,7 +186,7 @@ def train(run: Run) -> Figures:
     """DPO on the kept pairs; takes up the last checkpoint if there is one."""
     from hf_icon2.pipeline.training import train_dpo
 
-    return train_dpo(run.recipe, run.subject, read_pairs(run), run.folder.path)
+    return train_dpo(run.subject.recipe, run.subject, read_pairs(run), run.folder.path)
 
 
 def evaluate(run: Run) -> Figures:
@@ -211,46 +217,6 @@ def read_pairs(run: Run, *, keep_flagged: bool = False) -> Dataset:
     return pair_dataset(usable, run.subject.tokenizer.chat_template is not None)
 
 
-def _self_written(
-    run: Run, number: int, purpose: str, on_report: Callable[[SynthesisReport], object]
-) -> Dataset:
-    settings = run.recipe.synthesis
-    if run.subject.tokenizer.chat_template is None:
-        raise ValueError(
-            f"{run.subject.source} has no chat template, so it cannot be asked for instructions of its own; set "
-            "extraction.instructions and synthesis.instructions to a JSONL file or Hub dataset with some"
-        )
-    return synthesize_instructions(
-        run.subject.model,
-        run.subject.tokenizer,
-        number,
-        sampling=Sampling(settings.max_new_tokens, settings.temperature, settings.top_p),
-        seed=row_seed(run.recipe.seed, purpose),
-        batch_size=settings.batch_size,
-        exclude=run.subject.excluded,
-        near_duplicates=not settings.near_duplicates,
-        on_report=on_report,
-    )
-
-
-def _balanced_sample(kept: Dataset, number: int, seed: int) -> Dataset:
-    """About the same number of instructions of every criterion, `number` different ones at most."""
-    groups: dict[str, list[int]] = {}
-    for index, name in enumerate(kept["criterion"]):
-        groups.setdefault(name, []).append(index)
-    generator = random.Random(seed)
-    chosen: list[int] = []
-    for place, group in enumerate(sorted(groups.values(), key=len)):
-        share = (number - len(chosen)) // (len(groups) - place)
-        chosen += generator.sample(group, min(share, len(group)))
-    return kept.select(sorted(chosen))
-
-
-def _pair_sampling(run: Run) -> Sampling:
-    settings = run.recipe.pairs
-    return Sampling(settings.max_new_tokens, settings.temperature, settings.top_p)
-
-
 def _pairs_of(run: Run, directions: DirectionVectors, instructions: Dataset) -> Dataset:
     """All pairs of some instructions, flagged; `per_instruction` draws each."""
     settings = run.recipe.pairs
@@ -266,7 +232,7 @@ def _pairs_of(run: Run, directions: DirectionVectors, instructions: Dataset) -> 
         run.subject.tokenizer,
         directions,
         draws,
-        sampling=_pair_sampling(run),
+        sampling=pair_sampling(run.recipe),
         noise=settings.noise,
         drop=(),
         seed=run.recipe.seed,

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hf_icon2.loading import load_model, load_tokenizer
-from hf_icon2.prompts import Instruction
+from hf_icon2.prompts import Instruction, user_texts
 from hf_icon2.recipe import TOY, Recipe
 from hf_icon2.synthesis.instructions import instruction_id
 from hf_icon2.synthesis.tuning import Reward
@@ -21,28 +21,51 @@ if TYPE_CHECKING:
 
 @dataclass
 class Subject:
-    """The model of a recipe, loaded at first use."""
+    """The model of a recipe, or what an earlier round made of it; loaded at first use.
+
+    Args:
+        recipe: Names the model and how it is measured.
+        trained: Model folder of the round before, None in the first.
+    """
 
     recipe: Recipe
+    trained: Path | None = None
 
     @cached_property
     def source(self) -> str:
         """Model id or path; the toy's folder for the toy."""
+        if self.trained is not None:
+            return str(self.trained)
         if self.recipe.model != TOY:
             return self.recipe.model
         from hf_icon2.toy import assistant_path
 
         return str(assistant_path())
 
+    @property
+    def revision(self) -> str | None:
+        """Commit, tag or branch; a trained model has none."""
+        return self.recipe.revision if self.trained is None else None
+
     @cached_property
     def model(self) -> PreTrainedModel:
         """The model before training, in eval mode."""
-        return load_model(self.source, self.recipe.revision)
+        model = load_model(self.source, self.revision)
+        if (
+            self.trained is not None
+        ):  # what is measured on it names it, and must not depend on where the run lies
+            model.config.name_or_path = f"{Path(self.recipe.model).name} after {self.trained.parent.name}"
+        return model
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """Its tokenizer."""
-        return load_tokenizer(self.source, self.recipe.revision)
+        return load_tokenizer(self.source, self.revision)
+
+    @property
+    def first(self) -> Subject:
+        """The recipe's model, before any round."""
+        return self if self.trained is None else Subject(self.recipe)
 
     @property
     def is_toy(self) -> bool:
@@ -66,7 +89,7 @@ class Subject:
     def excluded(self) -> list[str]:
         """Texts that must not enter the run: held-out prompts, of the toy both those to test and to validate on."""
         if not self.is_toy:
-            return [item for item in self.held_out if isinstance(item, str)]
+            return [text for item in self.held_out for text in user_texts(item)]
         from hf_icon2.toy.world import all_instructions, split_of
 
         return [item.text for item in all_instructions() if split_of(item) != "train"]
@@ -114,9 +137,7 @@ def given_rows(
         ValueError: If all of them are excluded.
     """
     texts = set(excluded)
-    rows = {
-        instruction_id(item): item for item in instructions if not (isinstance(item, str) and item in texts)
-    }
+    rows = {instruction_id(item): item for item in instructions if texts.isdisjoint(user_texts(item))}
     if not rows:
         raise ValueError(f"all of {len(instructions)} instructions are held-out prompts; give others")
     chosen = random.Random(seed).sample(list(rows), min(number, len(rows)))

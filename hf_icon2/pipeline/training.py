@@ -41,7 +41,7 @@ def train_dpo(recipe: Recipe, subject: Subject, pairs: Dataset, folder: Path) ->
     checkpoints = (folder / "training").resolve()  # the trainer's state names the best checkpoint by its path
     lora = lora_config(settings.lora_rank) if settings.lora_rank else None
     trainer = Icon2DPOTrainer(
-        load_model(subject.source, recipe.revision),
+        load_model(subject.source, subject.revision),
         ref_model=None if lora else subject.model,  # stays as it was, for the evaluation before training
         args=_config(recipe, checkpoints, len(train), bool(len(held_out))),
         train_dataset=train,
