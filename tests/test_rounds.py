@@ -1,5 +1,6 @@
 """Rounds: pairs from the model that learns from them, in one folder, with figures that fit together."""
 
+import copy
 import json
 import shutil
 import signal
@@ -16,7 +17,7 @@ from hf_icon2 import DirectionVectors, Recipe, extract_directions, run_recipe
 from hf_icon2.cli import main
 from hf_icon2.criteria import DEFAULT_CRITERIA
 from hf_icon2.loading import load_model, load_tokenizer
-from hf_icon2.pipeline.evaluation import in_context, truth_shares
+from hf_icon2.pipeline.evaluation import check_context, in_context, truth_shares
 from hf_icon2.pipeline.folder import RunFolder
 from hf_icon2.pipeline.rounds import round_folders, rounds_of
 from hf_icon2.pipeline.stages import STAGES
@@ -356,6 +357,29 @@ def test_a_prompt_in_context_follows_other_prompts_with_the_models_own_answers(t
     assert in_context(*toy, prompts, settings, seed=5) != talks
     with pytest.raises(ValueError, match=r"takes a prompt and 2 others before it, but there are 2 held-out"):
         in_context(*toy, prompts[:2], settings, seed=4)
+
+
+def test_questions_that_cannot_have_turns_are_refused_before_the_first_stage(arguments, tmp_path, capsys):
+    assert main(arguments("run", tmp_path / "run", evaluation__turns=4)) == 1
+    said = capsys.readouterr().err
+    assert (
+        "evaluation.turns=4 takes a prompt and 3 others before it, but there are 3 held-out prompts" in said
+    )
+    assert not (tmp_path / "run" / "directions").exists()
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        (None, "evaluation.turns=2 needs a chat template, and this tokenizer has none; set it to 1"),
+        ("{{ messages[-1].content }}", "leaves out turn 1"),
+    ],
+)
+def test_a_template_without_earlier_turns_measures_no_conversations(tiny_tokenizer, template, message):
+    tokenizer = copy.deepcopy(tiny_tokenizer)
+    tokenizer.chat_template = template
+    with pytest.raises(ValueError, match=message):
+        check_context(tokenizer, ["a", "b"], 2)
 
 
 def test_a_given_conversation_that_holds_a_held_out_prompt_is_left_out():

@@ -12,7 +12,7 @@ from hf_icon2.criteria import GENERAL
 from hf_icon2.evaluation.answering import answer_prompts
 from hf_icon2.loading import load_model
 from hf_icon2.pipeline.subject import Subject
-from hf_icon2.prompts import Instruction, Message, as_messages, user_texts
+from hf_icon2.prompts import Instruction, Message, as_messages, pre_query_prefix, user_texts
 from hf_icon2.recipe import Evaluation
 from hf_icon2.steering.noise import row_seed
 from hf_icon2.steering.sampling import Sampling
@@ -59,6 +59,26 @@ def evaluate_models(subject: Subject, trained_folder: Path) -> tuple[Figures, It
     return {"accuracy": accuracy, "rewards": rewards}, rows
 
 
+def check_context(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Instruction], turns: int) -> None:
+    """Refuses to put prompts into conversations of so many user turns where the model would not see them.
+
+    Raises:
+        ValueError: For too few prompts, or a chat template that is missing or does not show every turn.
+    """
+    if len(prompts) < turns:
+        raise ValueError(
+            f"evaluation.turns={turns} takes a prompt and {turns - 1} others before it, but there are {len(prompts)} "
+            "held-out prompts; give more"
+        )
+    if tokenizer.chat_template is None:
+        raise ValueError(
+            f"evaluation.turns={turns} needs a chat template, and this tokenizer has none; set it to 1"
+        )
+    pre_query_prefix(
+        tokenizer, [{"role": role, "content": role} for role in ("user", "assistant") * (turns - 1)]
+    )
+
+
 def in_context(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -70,11 +90,7 @@ def in_context(
 
     The turns before are other prompts of the list, in an order drawn by the seed, each with the model's own answer.
     """
-    if len(prompts) < settings.turns:
-        raise ValueError(
-            f"evaluation.turns={settings.turns} takes a prompt and {settings.turns - 1} others before it, but there "
-            f"are {len(prompts)} held-out prompts; give more"
-        )
+    check_context(tokenizer, prompts, settings.turns)
     order = Random(seed).sample(range(len(prompts)), len(prompts))
     talks: list[list[Message]] = [[] for _ in prompts]
     for turn in range(1, settings.turns):

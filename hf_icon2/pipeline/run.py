@@ -8,9 +8,11 @@ import time
 from importlib.util import find_spec
 from pathlib import Path
 
+from hf_icon2.pipeline.evaluation import check_context
 from hf_icon2.pipeline.folder import RunFolder
 from hf_icon2.pipeline.rounds import rounds_of
 from hf_icon2.pipeline.stages import STAGES, Run
+from hf_icon2.pipeline.subject import Subject
 from hf_icon2.recipe import Recipe
 
 logger = logging.getLogger(__name__)
@@ -41,7 +43,15 @@ def run_recipe(recipe: Recipe, output: str | os.PathLike[str], *, until: str | N
         )  # before hours of work
     folder = RunFolder.open(output, recipe)
     with folder.locked():
+        _check_questions(Subject(recipe))
         return _run_rounds(folder, until)
+
+
+def _check_questions(subject: Subject) -> None:
+    """Refuses before hours of work what the last stage would refuse."""
+    turns = subject.recipe.evaluation.turns
+    if turns > 1 and subject.held_out:
+        check_context(subject.tokenizer, subject.held_out, turns)
 
 
 def _run_rounds(folder: RunFolder, until: str | None) -> Path:
