@@ -51,6 +51,8 @@ _HOME = {
     "SelfEvaluation": "judges.self_evaluation",
     "SelfEvaluator": "judges.self_evaluation",
     "collect_reasoning": "distillation.reasoning.collection",
+    "contamination": "evaluation.contamination",
+    "decontaminate": "evaluation.contamination",
     "evaluation_prompt": "judges.evaluation_wording",
     "answer_questions": "distillation.answering",
     "export_gguf": "interchange.gguf_files",
@@ -108,6 +110,8 @@ if TYPE_CHECKING:
     from hf_icon2.distillation.reasoning.records import Question as Question
     from hf_icon2.distillation.reasoning.splitting import split_questions as split_questions
     from hf_icon2.distillation.teacher import score_candidates as score_candidates
+    from hf_icon2.evaluation.contamination import contamination as contamination
+    from hf_icon2.evaluation.contamination import decontaminate as decontaminate
     from hf_icon2.evaluation.preferences import raw_win_rate as raw_win_rate
     from hf_icon2.evaluation.win_rate import win_rate as win_rate
     from hf_icon2.interchange.gguf_files import export_gguf as export_gguf

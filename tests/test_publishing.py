@@ -10,6 +10,7 @@ from datasets import DatasetDict, load_dataset
 
 from hf_icon2 import Criterion, Recipe, save_pairs
 from hf_icon2.cards import adapter_card, directions_card, model_card
+from hf_icon2.evaluation.contamination import contamination
 from hf_icon2.synthesis.pairs import pair_dataset, pair_features
 
 # Would open a table cell, a code span, HTML, a template, a second metadata block and a heading.
@@ -227,3 +228,18 @@ def test_a_card_of_pairs_fits_the_rows_of_a_streamed_reader(some, tmp_path):
     folder = save_pairs(some, tmp_path / "pairs")
     stream = load_dataset("parquet", data_files=str(folder / "data" / "*"), split="train", streaming=True)
     assert json.dumps(list(stream)) == json.dumps(some.to_list())
+
+
+def test_the_card_says_which_test_prompts_the_pairs_hold_if_that_was_looked_for(some, tmp_path):
+    """Of three prompts of two words, `question 2` is in rows 3 and 4; of two shorter ones, `yes` is in all four."""
+    prompts = ["Question 2", "Question 9?", "No yes", "Yes!", "never"]
+    report = contamination(some, prompts, n=2, prompt_set="a|b `x`", progress=None)
+    first = save_pairs(some, tmp_path / "one", contamination=report) / "README.md"
+    plain = json.loads(json.dumps(report.to_dict()))
+    second = save_pairs(some, tmp_path / "two", contamination=[plain, report]) / "README.md"
+    line = "| a\\|b \\`x\\` | 2 | 1 of 3 (0.3333) | 1 of 2 (0.5000) | 2 of 4 (0.5000) |\n"
+    assert first.read_text().count(line) == 1
+    assert second.read_text().count(line) == 2
+    assert "## Overlap with test prompts" in first.read_text()
+    unasked = (save_pairs(some, tmp_path / "none") / "README.md").read_text()
+    assert "verlap" not in unasked and "contamination" not in unasked

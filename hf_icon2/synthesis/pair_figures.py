@@ -15,6 +15,7 @@ from hf_icon2.cards import CARD_NAME
 from hf_icon2.cards.rendering import hub_id, spoken
 from hf_icon2.hub.transfer import read_metadata
 from hf_icon2.synthesis.checks import FLAGS
+from hf_icon2.synthesis.contamination_figures import Contaminations, contamination_figures
 
 if TYPE_CHECKING:
     from hf_icon2.directions.vectors import DirectionVectors
@@ -43,6 +44,7 @@ def pair_figures(
     licenses: Mapping[str, str],
     left_out: Mapping[str, int] | None,
     language: str | None,
+    contamination: Contaminations = (),
 ) -> dict[str, Any]:
     """The values of `hf_icon2.cards.pairs_card`, plain data.
 
@@ -55,6 +57,7 @@ def pair_figures(
         licenses: Of the model and the instructions' source, by id or path.
         left_out: How many pairs were left out for which flag.
         language: Code of the language.
+        contamination: Reports of test prompts in the pairs.
 
     Raises:
         ValueError: If the pairs were made with other directions.
@@ -104,6 +107,7 @@ def pair_figures(
         "left_out": []
         if not left_out
         else [{"name": name, "rows": left_out[name]} for name in sorted(left_out)],
+        "contamination": contamination_figures(contamination),
         "tuned_on": ((recipe or {}).get("tuning") or {}).get("instructions"),
         **_counts(rows),
     }

@@ -19,6 +19,7 @@ from datasets import Dataset, DatasetDict, load_dataset
 from hf_icon2.cards import CARD_NAME, LIBRARY, pairs_card
 from hf_icon2.hub.transfer import card_metadata, make_repo, push_folder
 from hf_icon2.synthesis.checks import DROPPED_FLAGS
+from hf_icon2.synthesis.contamination_figures import Contaminations
 from hf_icon2.synthesis.pair_figures import Recipe, pair_figures, source_names
 from hf_icon2.synthesis.pairs import pair_dataset
 
@@ -45,6 +46,7 @@ def save_pairs(
     licenses: Mapping[str, str] | None = None,
     left_out: Mapping[str, int] | None = None,
     language: str | None = None,
+    contamination: Contaminations = (),
     card: str | None = None,
 ) -> Path:
     """Writes pairs as a dataset that `datasets.load_dataset(folder)` loads, whole or not at all.
@@ -59,6 +61,8 @@ def save_pairs(
             model folder is read by itself, `push_pairs_to_hub` reads those on the Hub.
         left_out: How many pairs were left out for which flag, for the card.
         language: Code of the language, for instance `en`.
+        contamination: What `evaluation.contamination` found of prompts in the pairs, for the card: one report or
+            several, or their `to_dict()`.
         card: Text of README.md; None writes one.
 
     Returns:
@@ -78,6 +82,7 @@ def save_pairs(
         licenses=licenses or {},
         left_out=left_out,
         language=language,
+        contamination=contamination,
     )
 
 
@@ -91,6 +96,7 @@ def push_pairs_to_hub(
     licenses: Mapping[str, str] | None = None,
     left_out: Mapping[str, int] | None = None,
     language: str | None = None,
+    contamination: Contaminations = (),
     card: str | None = None,
     **hub: Unpack[Upload],
 ) -> CommitInfo:
@@ -105,6 +111,7 @@ def push_pairs_to_hub(
         licenses: As for `save_pairs`; what is not given is read from the cards on the Hub, else said to be unknown.
         left_out: As for `save_pairs`.
         language: As for `save_pairs`.
+        contamination: As for `save_pairs`.
         card: As for `save_pairs`.
         **hub: `private` (for a new repo), `token`, `revision` (a branch, made if missing), `commit_message`,
             `create_pr`.
@@ -134,6 +141,7 @@ def push_pairs_to_hub(
             licenses={**_licenses_on_hub(source_names(directions, recipe), token), **(licenses or {})},
             left_out=left_out,
             language=language,
+            contamination=contamination,
         )
         revision, create_pr = hub.get("revision"), hub.get("create_pr", False)
         branch = None if create_pr else revision
