@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from tqdm.auto import tqdm
@@ -59,20 +59,22 @@ def answer_prompts(
         TypeError: For one text instead of a list.
         ValueError: If a prompt is empty, names are not as many as prompts, or steering lacks directions.
     """
-    completions = complete_prompts(
-        model,
-        tokenizer,
-        prompts,
-        sampling=sampling,
-        seed=seed,
-        system=system,
-        directions=directions,
-        steering=steering,
-        samples=samples,
-        names=names,
-        batch_size=batch_size,
-        progress=progress,
-    )
+    count = samples * len(prompts)
+    with tqdm(desc=progress, total=count, disable=progress is None) as bar:
+        completions = complete_prompts(
+            model,
+            tokenizer,
+            prompts,
+            sampling=sampling,
+            seed=seed,
+            system=system,
+            directions=directions,
+            steering=steering,
+            samples=samples,
+            names=names,
+            batch_size=batch_size,
+            progress=bar.update,
+        )
     return [decode_answer(tokenizer, completion.ids) for completion in completions]
 
 
@@ -89,23 +91,25 @@ def complete_prompts(
     samples: int = 1,
     names: Sequence[str] | None = None,
     batch_size: int = 32,
-    progress: str | None = None,
+    progress: Callable[[int], object] = lambda _done: None,
 ) -> list[Completion]:
-    """Answers as token ids, and whether each ended by itself; see `answer_prompts`."""
+    """Token ids of answers, and whether each ended by itself; see `answer_prompts`.
+
+    `progress` is called with the number of answers finished.
+    """
     refuse_one_text(prompts)
     names = [str(place) for place in range(len(prompts))] if names is None else names
     if len(names) != len(prompts):
         raise ValueError(f"{len(names)} names for {len(prompts)} prompts; give each prompt one, or none")
-    with tqdm(desc=progress, total=samples * len(prompts), disable=progress is None) as bar:
-        drawn = generate_variants(
-            model,
-            [encode_prompt(tokenizer, prompt, system) for prompt in prompts],
-            [[steering or None] * len(prompts)] * samples,
-            sampling=sampling,
-            seeds=[[row_seed(seed, f"{draw}/{name}") for name in names] for draw in range(samples)],
-            pad=pad_token_id(tokenizer),
-            directions=directions,
-            batch_size=batch_size,
-            progress=bar.update,
-        )
+    drawn = generate_variants(
+        model,
+        [encode_prompt(tokenizer, prompt, system) for prompt in prompts],
+        [[steering or None] * len(prompts)] * samples,
+        sampling=sampling,
+        seeds=[[row_seed(seed, f"{draw}/{name}") for name in names] for draw in range(samples)],
+        pad=pad_token_id(tokenizer),
+        directions=directions,
+        batch_size=batch_size,
+        progress=progress,
+    )
     return [side[place] for place in range(len(prompts)) for side in drawn]

@@ -106,6 +106,7 @@ def write_mt_bench(
     answers: Sequence[Sequence[str]],
     *,
     model: str,
+    finish_reasons: Sequence[Sequence[str]] | None = None,
     written_at: float | None = None,
 ) -> Path:
     """Writes answers for FastChat's `llm_judge`, as `data/mt_bench/model_answer/MODEL.jsonl`.
@@ -115,28 +116,29 @@ def write_mt_bench(
         names: `question_id` of each question, a number in FastChat's file.
         answers: The turns of each, two in MT-Bench.
         model: Name of the model, and of the file.
+        finish_reasons: How each turn ended, "stop" or "length"; FastChat does not know the key, our report counts.
         written_at: Seconds since 1970; now by default.
 
     Raises:
         OSError: If it cannot be written.
         ValueError: If lists differ in length or are empty, or a name stands twice.
     """
-    _check(answers, names=names)
+    _check(answers, names=names, **({} if finish_reasons is None else {"finish_reasons": finish_reasons}))
     _check_unique(names)
     now = time.time() if written_at is None else written_at
-    return write_json_lines(
-        path,
-        (
-            {
-                "question_id": name,
-                "answer_id": _answer_id(model, name, turns),
-                "model_id": model,
-                "choices": [{"index": 0, "turns": list(turns)}],
-                "tstamp": now,
-            }
-            for name, turns in zip(names, answers, strict=True)
-        ),
-    )
+    rows: list[Row] = [
+        {
+            "question_id": name,
+            "answer_id": _answer_id(model, name, turns),
+            "model_id": model,
+            "choices": [{"index": 0, "turns": list(turns)}],
+            "tstamp": now,
+        }
+        for name, turns in zip(names, answers, strict=True)
+    ]
+    for row, reasons in zip(rows, finish_reasons or [], strict=False):
+        row["finish_reasons"] = list(reasons)
+    return write_json_lines(path, rows)
 
 
 def markdown_counts(answer: str) -> dict[str, dict[str, int]]:

@@ -60,7 +60,7 @@ def read_answers(path: Path, column: str | None = None) -> list[Answer]:
         OSError: If it cannot be read.
         ValueError: If it is not JSON, is empty, or a row lacks a prompt or an answer.
     """
-    rows = _rows(path)
+    rows = read_rows(path)
     answers = []
     for number, row in enumerate(rows, 1):
         try:
@@ -107,9 +107,15 @@ def matched(first: Sequence[Answer], second: Sequence[Answer], join: Join = "aut
     return Matches(rows, len(one) - len(rows), len(other) - len(rows))
 
 
-def _rows(path: Path) -> list[Any]:
+def read_rows(path: Path) -> list[Any]:
+    """The rows of a file of JSON lines, or of one JSON list.
+
+    Raises:
+        OSError: If it cannot be read.
+        ValueError: If it is not JSON.
+    """
     if not path.is_file():
-        raise FileNotFoundError(f"there is no file {path} with answers")
+        raise FileNotFoundError(f"there is no file {path}")
     data = path.read_bytes().removeprefix(BOM_UTF8)
     if not data.lstrip().startswith(b"["):
         return read_json_lines(path)
@@ -123,13 +129,11 @@ def _rows(path: Path) -> list[Any]:
 def _answer(row: Mapping[str, Any], column: str | None) -> Answer:
     if not isinstance(row, Mapping):
         raise ValueError(f"it is {shortened(row)}, not an object of prompt and answer")
-    name = next((str(row[key]) for key in _IDS if row.get(key) is not None), None)
+    name = row_id(row)
     turns = next((row[key] for key in _CONVERSATIONS if row.get(key)), None)
     if turns is not None and column is None:
         return Answer(name, _checked(list(turns[:-1])), answer_text([_unnested(turns[-1])]))
-    prompt = _column(row, _PROMPTS, "prompt")
-    if row.get("input") and prompt is row.get("instruction"):
-        prompt = f"{prompt}\n\n{row['input']}"
+    prompt = row_prompt(row)
     answer = _only_turn(row) if column is None else None
     if answer is None:
         answer = _column(row, (column,) if column else _ANSWERS, "answer")
@@ -137,7 +141,24 @@ def _answer(row: Mapping[str, Any], column: str | None) -> Answer:
         raise ValueError(
             f"its answer is {shortened(answer)}; allowed: text, or a list of one assistant message"
         )
-    return Answer(name, _checked(prompt), answer_text(answer))
+    return Answer(name, prompt, answer_text(answer))
+
+
+def row_id(row: Mapping[str, Any]) -> str | None:
+    """Id of a row, if it has one."""
+    return next((str(row[key]) for key in _IDS if row.get(key) is not None), None)
+
+
+def row_prompt(row: Mapping[str, Any]) -> Instruction:
+    """Prompt of a row, with an Alpaca `input` below its instruction.
+
+    Raises:
+        ValueError: If it has none, or an empty one.
+    """
+    prompt = _column(row, _PROMPTS, "prompt")
+    if row.get("input") and prompt is row.get("instruction"):
+        prompt = f"{prompt}\n\n{row['input']}"
+    return _checked(prompt)
 
 
 def _unnested(turn: Any) -> Any:  # noqa: ANN401

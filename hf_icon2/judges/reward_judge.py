@@ -45,7 +45,7 @@ class ScoringJudge(Judge):
         check_columns(questions, firsts, seconds)
         answers = [answer_text(answer) for pair in zip(firsts, seconds, strict=True) for answer in pair]
         rewards = self([question for question in questions for _ in range(2)], answers, progress=progress)
-        return [self._comparison(*pair) for pair in zip(rewards[::2], rewards[1::2], strict=True)]
+        return [self.comparison(*pair) for pair in zip(rewards[::2], rewards[1::2], strict=True)]
 
     def rank(
         self,
@@ -65,7 +65,8 @@ class ScoringJudge(Judge):
         """
         return rank_by_reward(self, questions, answers, progress=progress)
 
-    def _comparison(self, first: float, second: float) -> Comparison:
+    def comparison(self, first: float, second: float) -> Comparison:
+        """What the rewards of two answers say."""
         if not (math.isfinite(first) and math.isfinite(second)):
             return Comparison(None, None, f"the rewards are {first} and {second}, not two finite numbers")
         if self.scale is None:

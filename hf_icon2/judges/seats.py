@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 from hf_icon2.judges.intervals import Estimate, mean_of_seats
@@ -46,13 +46,17 @@ def gives_probabilities(read: Sequence[Seats]) -> bool:
 
 
 def missing_reasons(comparisons: Sequence[Comparison]) -> dict[str, int]:
-    """Why comparisons have no probability, the most frequent reason first, and how many.
+    """Why comparisons have no probability, and how many; see `counted_reasons`."""
+    return counted_reasons(item.reason for item in comparisons if item.probability is None)
+
+
+def counted_reasons(reasons: Iterable[str | None]) -> dict[str, int]:
+    """Reasons, the most frequent first, and how often each is given.
 
     Reasons that are alike up to a colon, where an example or what a server says follows, are one; the first is shown.
     """
     alike: dict[str, list[str]] = {}
-    for item in comparisons:
-        if item.probability is None:
-            reason = item.reason or "no reason given"
-            alike.setdefault(reason.partition(": ")[0], []).append(reason)
-    return {reasons[0]: len(reasons) for reasons in sorted(alike.values(), key=len, reverse=True)}
+    for reason in reasons:
+        said = reason or "no reason given"
+        alike.setdefault(said.partition(": ")[0], []).append(said)
+    return {same[0]: len(same) for same in sorted(alike.values(), key=len, reverse=True)}
