@@ -26,6 +26,7 @@ from hf_icon2.steering.noise import row_seed
 from hf_icon2.synthesis.checks import check_pairs
 from hf_icon2.synthesis.duplicates import normalized
 from hf_icon2.synthesis.instructions import instruction_id
+from hf_icon2.synthesis.strategies.choosing import STRATEGIES
 
 # Written after the habits of real families, in as few words as show them.
 ANSWER = "{% if add_generation_prompt %}<|assistant|>{% endif %}"
@@ -369,6 +370,28 @@ def test_pairs_of_conversations_differ_in_one_assistant_message_and_keep_the_who
         for side in ("chosen", "rejected"):
             assert [turn["role"] for turn in row[side]] == ["assistant"]
         assert row["chosen"] != row["rejected"]
+
+
+@pytest.mark.parametrize("strategy", [name for name in STRATEGIES if name != "icon2"])
+def test_every_strategy_answers_the_last_turn_and_keeps_the_whole_prompt(setting, strategy):
+    asked = []
+
+    def reward(prompts, answers):
+        asked.extend(prompts)
+        return [float(len(answer)) for answer in answers]
+
+    given = {"sampling-ranking": {"reward": reward}, "self-rewarding": {"judge": reward}}.get(strategy, {})
+    made = generate_pairs(
+        *setting, TALKS, strategy=strategy, criterion="honesty", 
+        sampling=SHORT, drop=(), show_progress=False, **given,
+    )  # fmt: skip
+    assert made["prompt"] == TALKS
+    assert all(
+        [turn["role"] for turn in row[side]] == ["assistant"]
+        for row in made
+        for side in ("chosen", "rejected")
+    )
+    assert all(prompt in TALKS for prompt in asked)
 
 
 @pytest.mark.parametrize("place", range(len(TALKS)))
