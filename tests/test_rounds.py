@@ -200,7 +200,9 @@ def test_the_report_shows_all_rounds(finished):
         assert shown["training"]["steps"] == train["steps"] == 4
         assert shown["strengths"] == json.loads((records / "tune.json").read_text())["strengths"]
     assert report["pairs"] == report["rounds"][1]["pairs"]
-    assert report["seed"] == report["rounds"][0]["seed"] == 0
+    assert report["seed"] == report["rounds"][0]["seed"] == 0 != report["rounds"][1]["seed"]
+    recipe = Recipe.from_file(finished / "recipe.json")
+    assert report["provenance"]["recipe_sha256"] == recipe.fingerprint
     seconds = [json.loads((finished / "report.json").read_text())["seconds"]] + [
         found["seconds"] for found in json.loads((finished / "report.json").read_text())["rounds"]
     ]

@@ -17,6 +17,7 @@ from hf_icon2.pipeline.pictures import draw_pictures
 from hf_icon2.pipeline.report_page import render_page
 from hf_icon2.pipeline.rounds import round_folders
 from hf_icon2.pipeline.stages import STAGES
+from hf_icon2.recipe import Recipe
 from hf_icon2.storage import write_atomic
 
 WHEN = ("before", "after", "system_prompt_ceiling")
@@ -38,7 +39,7 @@ def write_report(folder: RunFolder) -> Path:
     reports = [report_figures(place, _records(place)) for place in round_folders(folder)]
     records, report = _records(folder), reports[-1]
     if len(reports) > 1:
-        report = {**over_rounds(reports), "seed": folder.recipe.seed}
+        report = over_rounds(reports, folder.recipe)
     write_atomic(folder.path / "report.json", json.dumps(report, indent=2, allow_nan=False) + "\n")
     pictures = draw_pictures(folder, records, report)
     return write_atomic(folder.path / "report.md", render_page(folder, records, report, pictures))
@@ -77,8 +78,8 @@ def report_figures(folder: RunFolder, records: dict[str, Figures]) -> Figures:
     return _without_nan(report)  # type: ignore[no-any-return]
 
 
-def over_rounds(reports: Sequence[Figures]) -> Figures:
-    """One report of several rounds, given in order.
+def over_rounds(reports: Sequence[Figures], recipe: Recipe) -> Figures:
+    """One report of several rounds, given in order, and of their recipe, whose seed is that of the first round.
 
     Accuracy and rewards span all rounds, from before the first to after the last; so do seconds and warnings.
     Everything else is the last round's. `rounds` holds what each round did.
@@ -90,6 +91,8 @@ def over_rounds(reports: Sequence[Figures]) -> Figures:
     }
     return {
         **last,
+        "seed": recipe.seed,
+        "provenance": {**last["provenance"], "recipe_sha256": recipe.fingerprint},
         "accuracy": {**_spanning(first["accuracy"], last["accuracy"]), "behaviours": behaviours},
         "rewards": last["rewards"] and _spanning(first["rewards"], last["rewards"]),
         "seconds": {

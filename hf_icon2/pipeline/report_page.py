@@ -61,12 +61,12 @@ def _headline(report: Figures) -> str:
         text += (
             f"; under the positive system prompt, the ceiling, {ceiling:.3f}." if ceiling is not None else "."
         )
-        right = report["pairs"]["decisive_right"]
+        right, which = report["pairs"]["decisive_right"], " of the last round" if "rounds" in report else ""
         known = (
-            "none of the pairs differ in the truth table."
+            f"none of the pairs{which} differ in the truth table."
             if right is None
             else (
-                f"of the pairs that the truth table grades differently, the chosen one is better in {right:.1%}."
+                f"of the pairs{which} that the truth table grades differently, the chosen one is better in {right:.1%}."
             )
         )
         return f"{text} No label was used to filter or to train; {known}"
