@@ -52,7 +52,7 @@ ONLY_IN = {
     "trl": {"trainers"},
     "accelerate": {"trainers"},
     "peft": {"trainers", "interchange/peft_adapter"},
-    "datasets": {"synthesis", "trainers", "distillation", "pipeline"},
+    "datasets": {"synthesis", "trainers", "distillation", "pipeline", "evaluation/metric_info"},
     "matplotlib": {"evaluation/plots"},
     "gguf": {"interchange/gguf_files"},
     "gradio": {"playground"},
