@@ -64,6 +64,7 @@ _HOME = {
     "health_check": "synthesis.instructions",
     "import_gguf": "interchange.imported",
     "import_repeng": "interchange.imported",
+    "length_controlled": "evaluation.length_control",
     "make_steerable": "steering.generation",
     "push_pairs_to_hub": "synthesis.publishing",
     "raw_win_rate": "evaluation.preferences",
@@ -112,6 +113,7 @@ if TYPE_CHECKING:
     from hf_icon2.distillation.teacher import score_candidates as score_candidates
     from hf_icon2.evaluation.contamination import contamination as contamination
     from hf_icon2.evaluation.contamination import decontaminate as decontaminate
+    from hf_icon2.evaluation.length_control import length_controlled as length_controlled
     from hf_icon2.evaluation.preferences import raw_win_rate as raw_win_rate
     from hf_icon2.evaluation.win_rate import win_rate as win_rate
     from hf_icon2.interchange.gguf_files import export_gguf as export_gguf

@@ -85,6 +85,8 @@ WITHOUT_TORCH = {
     "distillation/reasoning/splitting",
     "distillation/reasoning/wording",
     "evaluation/doubts",
+    "evaluation/length_control",
+    "evaluation/length_regression",
     "evaluation/preferences",
     "evaluation/resampling",
     "evaluation/win_rate",
