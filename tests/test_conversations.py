@@ -219,7 +219,7 @@ def test_first_turns_are_those_of_instructions_and_one_turn_is_an_instruction(ta
     singles = synthesize_instructions(*toy, 40, sampling=Sampling(24), show_progress=False)
     by_seed = dict(zip(singles["seed"], singles["prompt"], strict=True))
     shared = [row for row in talks[0] if row["seed"] in by_seed]
-    assert len(shared) > 20
+    assert len(shared) > 5
     assert all(row["prompt"][0]["content"] == by_seed[row["seed"]] for row in shared)
     rows = toy_talks(toy, 40, turns=1)[0]
     assert [prompt[-1]["content"] for prompt in rows["prompt"]] == singles["prompt"]
@@ -296,16 +296,15 @@ def test_every_sampled_conversation_is_counted_once_by_its_first_fault(careless)
     assert "whose earlier answers are empty, unfinished or hold special tokens" in str(report)
 
 
-def test_conversations_that_ask_the_same_twice_or_occur_twice_are_dropped(talks, toy):
+def test_conversations_that_ask_the_same_twice_or_end_like_another_are_dropped(talks, toy):
     def asked(rows):
         return [tuple(turn["content"] for turn in prompt[::2]) for prompt in rows["prompt"]]
 
     assert talks[1].dropped["repeated"] > 0
     assert all(len(set(texts)) == 3 for texts in asked(talks[0]))
-    rows, report = toy_talks(toy, 60, sampling=Sampling(24, temperature=0.3))
-    assert report.dropped["duplicate"] > 0
-    assert len(set(asked(rows))) == 60
-    assert len({first for first, _ in asked(rows)}) < 60  # another second turn makes another conversation
+    rows, report = toy_talks(toy, 40)
+    assert report.dropped["duplicate"] > 5  # the toy often goes on with one of a few requests for a critique
+    assert len({last for _, last in asked(rows)}) == 40
 
 
 def test_a_text_that_the_template_rewrites_is_dropped(careless):

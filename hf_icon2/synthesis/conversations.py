@@ -70,10 +70,9 @@ def synthesize_conversations(
         seed: Of the run.
         batch_size: Rows per batch.
         exclude: Texts that no user turn may be, such as evaluation prompts; compared up to case and white space.
-        near_duplicates: Whether to drop rows that share most word 3-grams with an earlier one as well, all user
-            turns taken together.
-        on_report: Called once with the counts of what was kept and dropped. A row is a duplicate if all its user
-            turns are those of an earlier one.
+        near_duplicates: Whether to drop rows whose last turn shares most word 3-grams with an earlier one's as well.
+        on_report: Called once with the counts of what was kept and dropped. A row is a duplicate if its last turn is
+            the last one of an earlier row: a request like "go on", which follows everything, is kept once.
         show_progress: Whether to show a progress bar.
 
     Returns:

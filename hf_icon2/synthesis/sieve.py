@@ -104,7 +104,7 @@ class Sieve(Generic[R]):
             raise TypeError("exclude must be a collection of texts, got one string; pass [text]")
         self.kept: list[R] = []
         self._excluded = {normalized(text) for text in exclude}
-        self._seen: set[tuple[str, ...]] = set()
+        self._seen: set[str] = set()
         self._near = NearDuplicates() if near_duplicates else None
         self._dropped: Counter[str] = Counter()
         self._examples: dict[str, str] = {}
@@ -152,11 +152,13 @@ class Sieve(Generic[R]):
         faults = [fault for draft in row.turns if (fault := self.turn_fault(draft))]
         if fault := next(iter(faults), row.fault):
             return fault
-        texts = tuple(normalized(draft.text) for draft in row.turns)
+        texts = [normalized(draft.text) for draft in row.turns]
         if len(set(texts)) < len(texts):
             return "repeated"
-        if texts in self._seen:
+        if (
+            texts[-1] in self._seen
+        ):  # what will be answered: "go on" after many turns is one row, not hundreds
             return "duplicate"
-        self._seen.add(texts)
-        whole = "\n".join(draft.text for draft in row.turns)
-        return "near_duplicate" if self._near is not None and not self._near.add(whole) else None
+        self._seen.add(texts[-1])
+        last = row.turns[-1].text
+        return "near_duplicate" if self._near is not None and not self._near.add(last) else None
