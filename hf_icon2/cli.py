@@ -27,9 +27,11 @@ COMMANDS = {
     "evaluate": "measure before and after",
 }
 TOOLS: tuple[str, ...] = (
+    "answer",
     "distill",
     "export",
     "judge",
+    "mt-bench",
     "playground",
     "push",
 )  # modules of hf_icon2.commands, each a command of its own
@@ -89,7 +91,7 @@ def _parser(argv: Sequence[str] = ()) -> argparse.ArgumentParser:
         command.set_defaults(run=_run_recipe)
         add_flags(command, Recipe)
     for name in TOOLS:
-        tool = import_module(f"hf_icon2.commands.{name}")
+        tool = import_module(f"hf_icon2.commands.{name.replace('-', '_')}")
         command = commands.add_parser(
             name,
             help=tool.SUMMARY,
