@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 _HOME = {
+    "Battle": "evaluation.arena",
     "Budget": "judges.chat.budget",
     "ChatClient": "judges.chat.client",
     "ChatFailure": "judges.chat.records",
@@ -55,6 +56,7 @@ _HOME = {
     "decontaminate": "evaluation.contamination",
     "evaluation_prompt": "judges.evaluation_wording",
     "answer_questions": "distillation.answering",
+    "arena_scores": "evaluation.arena",
     "export_gguf": "interchange.gguf_files",
     "export_lm_eval": "interchange.lm_eval_file",
     "export_peft": "interchange.peft_adapter",
@@ -111,6 +113,8 @@ if TYPE_CHECKING:
     from hf_icon2.distillation.reasoning.records import Question as Question
     from hf_icon2.distillation.reasoning.splitting import split_questions as split_questions
     from hf_icon2.distillation.teacher import score_candidates as score_candidates
+    from hf_icon2.evaluation.arena import Battle as Battle
+    from hf_icon2.evaluation.arena import arena_scores as arena_scores
     from hf_icon2.evaluation.contamination import contamination as contamination
     from hf_icon2.evaluation.contamination import decontaminate as decontaminate
     from hf_icon2.evaluation.length_control import length_controlled as length_controlled

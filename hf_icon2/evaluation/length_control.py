@@ -16,13 +16,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from hf_icon2.evaluation.bradley_terry import sigmoid
 from hf_icon2.evaluation.length_regression import (
     FOLDS,
     Rows,
     chosen_strength,
     fitted,
     require_sklearn,
-    sigmoid,
     stacked,
 )
 from hf_icon2.evaluation.preferences import checked_preferences

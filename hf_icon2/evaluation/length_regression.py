@@ -87,8 +87,3 @@ def fitted(rows: Rows, strength: float) -> Numbers:
     model: Any = LogisticRegression(C=strength, **_SETTINGS)
     model.fit(np.concatenate([rows.features] * 2), labels, sample_weight=weights)
     return np.asarray(model.coef_[0], dtype=np.float64)
-
-
-def sigmoid(scores: Numbers) -> Numbers:
-    """1 / (1 + exp(-x)), without overflow."""
-    return np.exp(-np.logaddexp(0, -scores))
