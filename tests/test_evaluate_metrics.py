@@ -24,6 +24,23 @@ def test_the_raw_win_rate_is_loaded_and_equals_the_function():
     }
 
 
+def test_the_length_controlled_win_rate_is_loaded_and_equals_the_function():
+    """Longer answers win more often here; both ways must agree on by how much."""
+    pytest.importorskip("sklearn", reason="needs hf_icon2[evaluate]")
+    from hf_icon2.evaluation.length_control import length_controlled
+
+    lengths = [100.0 + 17 * (n % 11) for n in range(60)]
+    baseline = [150.0] * 60
+    preferences = [float((n * 7) % 10 < 3 + 4 * (length > 150)) for n, length in enumerate(lengths)]
+    metric = evaluate.load(metric_path("length_controlled_win_rate"))
+    found = metric.compute(predictions=preferences, lengths=lengths, baseline_lengths=baseline, seed=1)
+    expected = length_controlled(preferences, lengths, baseline, seed=1)
+    assert found["length_controlled_win_rate"] == pytest.approx(expected.value, abs=1e-12)
+    assert found["length_controlled_win_rate_low"] == pytest.approx(expected.low, abs=1e-12)
+    assert found["length_controlled_win_rate_standard_error"] == pytest.approx(expected.standard_error)
+    assert 0 < found["length_controlled_win_rate"] < 1
+
+
 def test_batches_add_up_and_prompts_are_drawn_together():
     metric = evaluate.load(metric_path("raw_win_rate"))
     metric.add_batch(predictions=[1.0, 1.0])
