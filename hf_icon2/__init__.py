@@ -55,6 +55,7 @@ _HOME = {
     "contamination": "evaluation.contamination",
     "decontaminate": "evaluation.contamination",
     "evaluation_prompt": "judges.evaluation_wording",
+    "WinRateCallback": "trainers.win_rate_callback",
     "answer_questions": "distillation.answering",
     "arena_scores": "evaluation.arena",
     "export_gguf": "interchange.gguf_files",
@@ -170,6 +171,7 @@ if TYPE_CHECKING:
     from hf_icon2.trainers.minds_mirror_config import MindsMirrorConfig as MindsMirrorConfig
     from hf_icon2.trainers.pad import PADConfig as PADConfig
     from hf_icon2.trainers.pad import PADTrainer as PADTrainer
+    from hf_icon2.trainers.win_rate_callback import WinRateCallback as WinRateCallback
 
 __all__ = sorted(["__version__", *_HOME])
 

@@ -31,7 +31,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "judges": GROUND,
     "evaluation": GROUND | {"directions", "steering", "judges"},
     "synthesis": GROUND | {"directions", "steering", "judges"},
-    "trainers": {"cards", "prompts", "directions", "steering", "judges", "evaluation"},
+    "trainers": {"blocks", "cards", "storage", "prompts", "directions", "steering", "judges", "evaluation"},
     "toy": set(),
     "settings": {"storage"},
     "distillation": GROUND
