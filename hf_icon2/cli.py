@@ -28,6 +28,7 @@ COMMANDS = {
 }
 TOOLS: tuple[str, ...] = (
     "answer",
+    "contamination",
     "distill",
     "export",
     "judge",
