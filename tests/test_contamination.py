@@ -1,5 +1,6 @@
 """Overlap of data with prompts: against brute force, on every kind of row, and in the command's report."""
 
+import gzip
 import json
 import random
 import unicodedata
@@ -7,6 +8,8 @@ import unicodedata
 import pytest
 from datasets import Dataset, DatasetDict, IterableDataset
 
+from hf_icon2 import save_pairs
+from hf_icon2.cli import main
 from hf_icon2.evaluation.contamination import Contamination, contamination, decontaminate
 from hf_icon2.evaluation.contamination_ngrams import words
 
@@ -250,3 +253,82 @@ def test_no_rows_have_no_share():
     report = contamination([], [LONG], progress=None)
     assert isinstance(report, Contamination)
     assert (report.share_of_rows, report.share_of_prompts) == (None, 0.0)
+
+
+TEXTS = [{"text": "nothing", "other": LONG}, {"text": f"so: {LONG}", "other": "x"}]
+
+
+def write(path, rows):
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    if path.suffix == ".gz":
+        path.write_bytes(gzip.compress(text.encode()))
+    elif path.suffix == ".json":
+        path.write_text(json.dumps(rows))
+    elif path.suffix == ".parquet":
+        Dataset.from_list(rows).to_parquet(path)
+    elif path.suffix == ".csv":
+        Dataset.from_list(rows).to_csv(path)
+    else:
+        path.write_text(text)
+    return str(path)
+
+
+@pytest.mark.parametrize("name", ["d.jsonl", "d.jsonl.gz", "d.json", "d.parquet", "d.csv"])
+def test_the_command_reads_files_of_every_kind_and_writes_the_report(tmp_path, capsys, name):
+    data, prompts = write(tmp_path / name, TEXTS), write(tmp_path / "test.jsonl", [{"prompt": LONG}])
+    assert main(["contamination", data, prompts, "--output", str(tmp_path / "report.json")]) == 0
+    assert "1 of 1 (1.0000) prompts of 13 words or more" in capsys.readouterr().out
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert (report["prompt_set"], report["rows"], report["contaminated_rows"]) == ("test.jsonl", 2, 2)
+    assert main(["contamination", data, prompts, "--column", "text", "--n", "16", "--name", "mine"]) == 0
+    assert "1 of 2 (0.5000) rows hold 16 words" in capsys.readouterr().out
+
+
+def test_the_command_reads_the_folder_of_published_pairs_and_its_report_goes_on_their_card(tmp_path, capsys):
+    pairs = Dataset.from_list([{key: PAIR[key] for key in ("prompt", "chosen", "rejected")}])
+    folder = save_pairs(pairs, tmp_path / "pairs")
+    prompts = write(tmp_path / "hello.jsonl", [{"turns": ["Hello!"]}, {"turns": [LONG]}])
+    assert main(["contamination", str(folder), prompts, "--output", str(tmp_path / "report.json")]) == 0
+    assert "1 of 1 (1.0000) shorter prompts stand in the data" in capsys.readouterr().out
+    report = json.loads((tmp_path / "report.json").read_text())
+    card = (save_pairs(pairs, tmp_path / "again", contamination=report) / "README.md").read_text()
+    assert "| hello.jsonl | 13 | 0 of 1 (0.0000) | 1 of 1 (1.0000) | 0 of 1 (0.0000) |" in card
+
+
+@pytest.mark.parametrize(
+    ("flags", "match"),
+    [
+        (["--column", "answer"], "has no column 'answer'; it has text, other"),
+        (["--prompt_column", "query"], "none of the columns query; it has prompt"),
+        (["--n", "0"], "allowed: 1 or more"),
+        (["--output", "no/such/folder/report.json"], "cannot be written"),
+    ],
+)
+def test_the_command_says_what_it_cannot_use(tmp_path, capsys, flags, match):
+    data, prompts = write(tmp_path / "d.jsonl", TEXTS), write(tmp_path / "test.jsonl", [{"prompt": LONG}])
+    assert main(["contamination", data, prompts, *flags]) == 1
+    assert match in capsys.readouterr().err
+
+
+def test_the_command_says_what_is_no_file_of_rows(tmp_path, capsys):
+    prompts = write(tmp_path / "test.jsonl", [{"prompt": LONG}])
+    (tmp_path / "rows.doc").write_text("x")
+    assert main(["contamination", str(tmp_path / "none.jsonl"), prompts]) == 1
+    assert "there is no file" in capsys.readouterr().err
+    assert main(["contamination", str(tmp_path / "rows.doc"), prompts]) == 1
+    assert "is of no known kind; allowed: .json, .jsonl" in capsys.readouterr().err
+
+
+def test_real_benchmarks_overlap(data_dir):
+    """MT-Bench took two of its questions over from Vicuna's, one nearly word for word."""
+    old, new = (
+        data_dir / "mt_bench" / name for name in ("vicuna_bench_question.jsonl", "mt_bench_question.jsonl")
+    )
+    rows = [[json.loads(line) for line in path.read_text().splitlines()] for path in (new, old)]
+    report = contamination(*rows, progress=None)
+    assert [(item.prompt, item.row) for item in report.overlaps] == [(66, 49), (76, 0)]
+    texts = [turn for row in rows[0] for turn in row["turns"]]
+    assert (
+        report.contaminated_prompts
+        == by_hand(texts, [row["turns"][0] for row in rows[1]], 13)["contaminated"]
+    )

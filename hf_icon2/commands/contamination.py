@@ -47,9 +47,10 @@ def run(arguments: argparse.Namespace) -> str:
     if output is not None and (output.is_dir() or not output.parent.is_dir()):
         raise ValueError(f"--output {output} cannot be written; give a file in a folder that exists")
     report = contamination(
-        stream_rows(arguments.data, split=arguments.split, columns=arguments.column),
+        stream_rows(arguments.data, split=arguments.split),
         stream_rows(arguments.prompts, split=arguments.prompt_split),
         n=arguments.n,
+        columns=arguments.column,
         prompt_column=arguments.prompt_column,
         prompt_set=arguments.name or Path(arguments.prompts).name,
     )

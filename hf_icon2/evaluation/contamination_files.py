@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,18 +19,17 @@ _KINDS = {
 _PACKED = (".gz", ".zst", ".xz", ".bz2")
 
 
-def stream_rows(source: str, *, split: str | None = None, columns: Sequence[str] | None = None) -> Any:  # noqa: ANN401
+def stream_rows(source: str, *, split: str | None = None) -> Any:  # noqa: ANN401
     """Rows as a `datasets.IterableDataset`.
 
     Args:
         source: A file (JSON lines, JSON, Parquet, CSV, text; also packed with gzip, zstd, xz or bzip2), a folder that
             `datasets` reads, such as one of `save_pairs` or the pairs of a run, or an id on the Hub.
         split: Of a folder or Hub dataset; None takes `train`.
-        columns: What to read; None reads all.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If a file is of another kind, or rows lack a column.
+        ValueError: If a file is of another kind.
     """
     path = Path(source)
     if path.is_file():
@@ -39,14 +37,7 @@ def stream_rows(source: str, *, split: str | None = None, columns: Sequence[str]
         if kind is None:
             raise ValueError(f"{path} is of no known kind; allowed: {', '.join(_KINDS)}")
         options: dict[str, Any] = {"sep": "\t"} if ".tsv" in path.suffixes else {}
-        rows = load_dataset(kind, data_files=str(path), split="train", streaming=True, **options)
-    elif path.suffix in _KINDS:
+        return load_dataset(kind, data_files=str(path), split="train", streaming=True, **options)
+    if path.suffix in _KINDS:
         raise FileNotFoundError(f"there is no file {path}")
-    else:
-        rows = load_dataset(source, split=split or "train", streaming=True)
-    if columns is None:
-        return rows
-    known = rows.column_names or list(next(iter(rows), {}))
-    if missing := [name for name in columns if name not in known]:
-        raise ValueError(f"{source} has no column {', '.join(missing)}; it has {', '.join(known)}")
-    return rows.select_columns(list(columns))
+    return load_dataset(source, split=split or "train", streaming=True)

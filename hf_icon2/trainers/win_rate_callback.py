@@ -79,7 +79,7 @@ class WinRateCallback(TrainerCallback):
         self.judge = judge
         self.prompts = list(prompts)
         self.trainer = trainer
-        self.tokenizer = tokenizer or trainer.processing_class
+        self.tokenizer: Any = tokenizer or trainer.processing_class
         self.every = every
         self.samples = samples
         self.sampling = sampling or Sampling(max_new_tokens=256, temperature=0.7)
@@ -182,7 +182,7 @@ class WinRateCallback(TrainerCallback):
             compared = self.judge.compare(prompts, answers, reference)
             rate = win_rate(compared, answers, reference, prompts=prompts, seed=self.seed)
             found = [point_of(rate, state.global_step, state.log_history)]  # type: ignore[list-item]
-        return broadcast_object_list(found)[0]  # type: ignore[no-any-return,no-untyped-call]
+        return broadcast_object_list(found)[0]  # type: ignore[no-any-return]
 
     def _answers(self) -> list[str]:
         model = self.trainer.accelerator.unwrap_model(self.trainer.model)
