@@ -41,6 +41,21 @@ def test_the_length_controlled_win_rate_is_loaded_and_equals_the_function():
     assert 0 < found["length_controlled_win_rate"] < 1
 
 
+def test_the_arena_score_is_loaded_and_equals_the_function():
+    """One model wins 3 of 4 games, a clear verdict among them weighing 3: (1 + 3 + 1)/(1 + 3 + 1 + 1) = 5/6."""
+    from hf_icon2.evaluation.arena import Battle, arena_scores
+
+    scores, weights, names = [1.0, 1.0, 1.0, 0.0], [1.0, 3.0, 1.0, 1.0], ["a", "b", "c", "d"]
+    metric = evaluate.load(metric_path("arena_score"))
+    metric.add_batch(predictions=scores, models=["ours"] * 4, questions=names)
+    found = metric.compute(weights=weights, baseline="base", seed=2)
+    battles = [Battle(name, "ours", *pair) for name, *pair in zip(names, scores, weights, strict=True)]
+    expected = arena_scores(battles, "base", seed=2)["ours"]
+    assert found["arena_score/ours"] == pytest.approx(5 / 6, abs=1e-6)
+    assert found["arena_score/ours_low"] == pytest.approx(expected.low)
+    assert found["arena_score/ours_high"] == pytest.approx(expected.high)
+
+
 def test_batches_add_up_and_prompts_are_drawn_together():
     metric = evaluate.load(metric_path("raw_win_rate"))
     metric.add_batch(predictions=[1.0, 1.0])
