@@ -85,10 +85,21 @@ class Tuning:
 
 @dataclass(frozen=True)
 class Pairs:
-    """How both signs of a pair are sampled."""
+    """How the two answers of a pair come about."""
 
+    strategy: Literal[
+        "icon2", "icon2-independent", "direct-prompting", "sampling-ranking", "self-rewarding", "self-refine"
+    ] = setting(
+        "icon2",
+        "icon2, icon2-independent, direct-prompting, sampling-ranking, self-rewarding or self-refine",
+    )
+    samples: int | None = setting(
+        None, "answers per instruction where several are drawn (5; for self-refine 3)"
+    )
     per_instruction: int = setting(1, "pairs drawn per instruction, each with its own seed")
-    noise: Literal["shared", "independent"] = setting("shared", "shared (ours) or independent (the paper's)")
+    noise: Literal["shared", "independent"] = setting(
+        "shared", "of icon2: shared (ours) or independent (the paper's; the same as icon2-independent)"
+    )
     temperature: float = setting(1.0, "of the sampling")
     top_p: float = setting(1.0, "of the sampling")
     max_new_tokens: int = setting(256, "longest answer")
@@ -170,6 +181,16 @@ class Recipe(PlainRecipe):
             <= len(self.criteria),
             "tuning.instructions must be at least 1": self.tuning.instructions >= 1,
             "pairs.noise must be shared or independent": self.pairs.noise in ("shared", "independent"),
+            "pairs.noise must be shared (the default) where pairs.strategy does not begin with icon2": self.pairs.noise
+            == "shared"
+            or self.pairs.strategy.startswith("icon2"),
+            "pairs.samples must be at least 1, and 2 where samples are ranked": self.pairs.samples is None
+            or self.pairs.samples
+            >= (2 if self.pairs.strategy in ("sampling-ranking", "self-rewarding") else 1),
+            "pairs.strategy sampling-ranking needs tuning.reward, the id of a reward model": self.pairs.strategy
+            != "sampling-ranking"
+            or self.model == TOY
+            or self.tuning.reward is not None,
             "pairs.per_instruction must be at least 1": self.pairs.per_instruction >= 1,
             "training.held_out must be at least 0 and below 1": 0 <= self.training.held_out < 1,
         }

@@ -14,16 +14,15 @@ from hf_icon2.directions.vectors import DirectionVectors
 from hf_icon2.prompts import encode_prompt, template_fingerprint
 from hf_icon2.steering.decoding import Completion
 from hf_icon2.steering.hooks import steer
-from hf_icon2.synthesis.checks import (
+from hf_icon2.synthesis.checks import check_pairs, summarize_checks
+from hf_icon2.synthesis.flags import (
     FLAGS,
     answer_flags,
-    check_pairs,
     degenerate,
     length_only,
     longest_loop,
     pair_flags,
     repeated_share,
-    summarize_checks,
 )
 from hf_icon2.synthesis.readings import Row, response_projections, unsteered_logps
 

@@ -122,7 +122,7 @@ def test_an_unknown_setting_in_the_file_is_named(capsys, tmp_path):
     config = tmp_path / "recipe.json"
     config.write_text(json.dumps({"pairs": {"nois": "shared"}}))
     said = refused(capsys, "pairs", "--output", str(tmp_path / "run"), "--config", str(config))
-    assert "unknown settings ['pairs.nois']; known: pairs.per_instruction, pairs.noise" in said
+    assert "unknown settings ['pairs.nois']; known: pairs.strategy, pairs.samples" in said
 
 
 def test_an_unknown_flag_and_a_wrong_value_end_with_usage(capsys, tmp_path):

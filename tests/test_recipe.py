@@ -72,7 +72,7 @@ def test_criteria_are_named_or_spelt_out():
     [
         ({"criteria": ["kindness"]}, "unknown criterion 'kindness'; built in are general, honesty"),
         ({"modell": "x"}, r"unknown settings \['modell'\]; known: model, revision, seed"),
-        ({"pairs": {"nois": 1}}, r"unknown settings \['pairs.nois'\]; known: pairs.per_instruction"),
+        ({"pairs": {"nois": 1}}, r"unknown settings \['pairs.nois'\]; known: pairs.strategy"),
         ({"training": {"beta": "strong"}}, "training.beta must be a number or nothing, got 'strong'; change"),
         ({"seed": True}, "seed must be a whole number, got True"),
         ({"seed": 1.5}, "seed must be a whole number, got 1.5"),
@@ -87,6 +87,22 @@ def test_criteria_are_named_or_spelt_out():
         ({"filter": {"keep": 0}}, "filter.keep must be above 0 and at most 1; change the recipe"),
         ({"filter": {"criteria_per_instruction": 4}}, "1 to the number of criteria"),
         ({"pairs": {"noise": "none"}}, "pairs.noise must be shared or independent"),
+        (
+            {"pairs": {"strategy": "luck"}},
+            "pairs.strategy must be icon2 or icon2-independent or direct-prompting",
+        ),
+        (
+            {"pairs": {"strategy": "self-refine", "noise": "independent"}},
+            "pairs.noise must be shared .* where pairs.strategy does not begin with icon2",
+        ),
+        (
+            {"pairs": {"strategy": "self-rewarding", "samples": 1}},
+            "pairs.samples must be at least 1, and 2 where",
+        ),
+        (
+            {"model": "some/model", "pairs": {"strategy": "sampling-ranking"}},
+            "pairs.strategy sampling-ranking needs tuning.reward",
+        ),
         ({"training": {"held_out": 1}}, "training.held_out must be at least 0 and below 1"),
     ],
 )

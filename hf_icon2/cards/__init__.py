@@ -80,22 +80,30 @@ def directions_card(
     )
 
 
-def pairs_card(data: Mapping[str, Any], *, license: str | None, **figures: object) -> str:
+def pairs_card(data: Mapping[str, Any], *, license: str | None, steers: bool, **figures: object) -> str:
     """The card of preference pairs; `hf_icon2.synthesis.publishing` collects what it says.
 
     Args:
         data: Further metadata.
         license: Identifier of a licence, as the Hub has it.
+        steers: Whether any of the pairs were made by steering.
         **figures: Values of the template `pairs.md`.
     """
     metadata = DatasetCardData(
         license=license,
         task_categories=["text-generation"],
         annotations_creators=["machine-generated"],
-        tags=[LIBRARY, "preference", "dpo", "trl", "synthetic", "activation-steering", "icon2"],
+        tags=[
+            LIBRARY,
+            "preference",
+            "dpo",
+            "trl",
+            "synthetic",
+            *(["activation-steering", "icon2"] if steers else []),
+        ],
         **data,
     )
-    return render("pairs", metadata, license=license, paper=PAPER, **figures)
+    return render("pairs", metadata, license=license, paper=PAPER, steers=steers, **figures)
 
 
 def adapter_card(base_model: str | None, record: Mapping[str, str], modules: Sequence[str]) -> str:
@@ -156,7 +164,8 @@ def model_card(
         base_model: Id or path of the model that was trained, None if it has neither.
         tags: Tags for the Hub.
         dataset_name: Id of the pairs on the Hub, if they are there.
-        provenance: `rows`, `columns`, `directions`, `criteria` (each `name`, `pairs`, `chosen`, `rejected`).
+        provenance: `rows`, `columns`, `directions`, `criteria` (each `name`, `pairs`, `chosen`, `rejected`),
+            `strategies` (in which ways the pairs were made).
         **training: `settings` (name to value), `monitor` (a sentence) and `versions`.
     """
     base = hub_id(base_model)

@@ -20,9 +20,10 @@ from hf_icon2.pipeline.subject import Subject, given_rows, read_instructions
 from hf_icon2.recipe import Recipe
 from hf_icon2.steering.noise import row_seed
 from hf_icon2.synthesis.calibration import calibrate_maximum
-from hf_icon2.synthesis.checks import DROPPED_FLAGS, summarize_checks
+from hf_icon2.synthesis.checks import summarize_checks
 from hf_icon2.synthesis.consistency import filter_instructions, score_consistency
 from hf_icon2.synthesis.distribution import consistency_histogram
+from hf_icon2.synthesis.flags import DROPPED_FLAGS
 from hf_icon2.synthesis.pairs import generate_pairs, pair_dataset
 from hf_icon2.synthesis.sieve import SynthesisReport
 from hf_icon2.synthesis.tuning import tune
@@ -150,7 +151,7 @@ def choose_strengths(run: Run) -> Figures:
 
 
 def make_pairs(run: Run) -> Figures:
-    """Answers every kept instruction under both signs; each shard of pairs is written before the next begins."""
+    """Makes a pair of every kept instruction; each shard of pairs is written before the next begins."""
     settings = run.recipe.pairs
     kept = run.folder.read_rows("instructions/kept.jsonl")
     directions = DirectionVectors.from_pretrained(run.folder.path / "tuned")
@@ -233,7 +234,12 @@ def _pairs_of(run: Run, directions: DirectionVectors, instructions: Dataset) -> 
         directions,
         draws,
         sampling=pair_sampling(run.recipe),
-        noise=settings.noise,
+        strategy=settings.strategy,
+        samples=settings.samples,
+        noise=None if settings.noise == "shared" else settings.noise,  # the default contradicts no strategy
+        reward=run.subject.reward,
+        judge=run.subject.judge,
+        refine=run.subject.refinement,
         drop=(),
         seed=run.recipe.seed,
         batch_size=settings.batch_size,

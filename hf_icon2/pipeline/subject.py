@@ -9,10 +9,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hf_icon2.judges.pairwise import PairwiseJudge
 from hf_icon2.loading import load_model, load_tokenizer
-from hf_icon2.prompts import Instruction, user_texts
+from hf_icon2.prompts import Instruction, Message, as_messages, user_texts
 from hf_icon2.recipe import TOY, Recipe
 from hf_icon2.synthesis.instructions import instruction_id
+from hf_icon2.synthesis.strategies.refined import Refinement
 from hf_icon2.synthesis.tuning import Reward
 
 if TYPE_CHECKING:
@@ -106,6 +108,28 @@ class Subject:
         from hf_icon2.judges.reward_models import RewardModel
 
         return RewardModel.from_pretrained(self.recipe.tuning.reward)
+
+    @property
+    def judge(self) -> PairwiseJudge | None:
+        """How the toy judges its own answers, in its own words; other models are asked in the library's."""
+        if not self.is_toy:
+            return None
+        from hf_icon2.toy.skills import ab_prompt
+
+        return PairwiseJudge.from_model(self.model, self.tokenizer, ask=ab_prompt)
+
+    @property
+    def refinement(self) -> Refinement | None:
+        """How the toy is asked to criticise and revise; other models are asked in the library's words."""
+        if not self.is_toy:
+            return None
+        from hf_icon2.toy.skills import critique_turns
+
+        def turns(question: Instruction, answer: str, critique: str | None = None) -> list[Message]:
+            *earlier, last = as_messages(question)
+            return [*earlier, *critique_turns(last["content"], answer, critique=critique)]
+
+        return Refinement(turns, turns)
 
 
 def read_instructions(source: str, column: str) -> list[Instruction]:

@@ -1,12 +1,9 @@
-"""What can be wrong with a preference pair, seen without a judge.
-
-Flags from the two answers alone come from `answer_flags`; those that need the model from `check_pairs`.
-"""
+"""What is wrong with preference pairs, seen without a judge: by the model that wrote them, and in sum."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,30 +13,13 @@ from tqdm.auto import tqdm
 from hf_icon2.blocks import find_blocks
 from hf_icon2.directions.vectors import DirectionVectors
 from hf_icon2.prompts import Instruction, Message, encode_prompt, pad_token_id
-from hf_icon2.steering.decoding import Completion
+from hf_icon2.synthesis.flags import FLAGS, UNDECIDED, answer_flags
 from hf_icon2.synthesis.readings import Row, response_projections, unsteered_logps
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 logger = logging.getLogger(__name__)
-
-Tokens = Sequence[Hashable]
-"""An answer as token ids, or as words."""
-
-FLAGS: Mapping[str, str] = {
-    "identical": "both answers are the same",
-    "length_only": "one answer is the other one cut short, or with words repeated",
-    "degenerate_chosen": "the chosen answer is empty or repeats itself",
-    "degenerate_rejected": "the rejected answer is empty or repeats itself",
-    "unlikely_chosen": "the unsteered model finds the chosen answer very unlikely",
-    "unlikely_rejected": "the unsteered model finds the rejected answer very unlikely",
-    "flipped": "by the model's own states the rejected answer fits the criterion better",
-    "undecided": "the reward or judge did not tell the answers apart",
-}
-
-DROPPED_FLAGS = ("identical", "degenerate_chosen", "degenerate_rejected", "undecided")
-"""Pairs that teach nothing or something wrong whatever the criterion."""
 
 UNLIKELY = -4.0
 """Mean log-probability per token, in nats, below which an answer is flagged. A model's own samples lie near
@@ -48,80 +28,8 @@ minus its entropy, usually -0.3 to -2; random words at -ln(vocabulary), -6 to -1
 BREAKS = 0.1
 """Share of broken answers from which a strength is said to break the text."""
 
-
-def pair_flags(chosen: Completion, rejected: Completion) -> list[str]:
-    """What two generated answers show by themselves, without the model; see `answer_flags`."""
-    return answer_flags(chosen.ids, rejected.ids)
-
-
-def answer_flags(chosen: Tokens, rejected: Tokens) -> list[str]:
-    """What two answers alone show: identical, length_only, degenerate_chosen, degenerate_rejected."""
-    found = {
-        "identical": identical(chosen, rejected),
-        "length_only": length_only(chosen, rejected),
-        "degenerate_chosen": degenerate(chosen),
-        "degenerate_rejected": degenerate(rejected),
-    }
-    return [name for name, present in found.items() if present]
-
-
-def identical(first: Tokens, second: Tokens) -> bool:
-    """Whether both answers are the same."""
-    return list(first) == list(second)
-
-
-def length_only(first: Tokens, second: Tokens) -> bool:
-    """Whether answers differ only in length: one begins with the other, or just repeats its words.
-
-    An empty answer is degenerate and does not count here.
-    """
-    short, long = sorted((list(first), list(second)), key=len)
-    if not short or short == long:
-        return False
-    return long[: len(short)] == short or _collapsed(short) == _collapsed(long)
-
-
-def _collapsed(tokens: list[Hashable]) -> list[Hashable]:
-    """Without tokens that repeat the one before."""
-    return [token for index, token in enumerate(tokens) if index == 0 or token != tokens[index - 1]]
-
-
-def degenerate(tokens: Tokens) -> bool:
-    """Whether an answer is empty or repeats itself.
-
-    That is: some unit of up to 8 tokens follows itself at least three times, over 16 tokens or half of the
-    answer; or, with 16 or more 4-grams, at least half of them are repetitions.
-    """
-    if not tokens:
-        return True
-    loop = longest_loop(tokens)
-    if loop >= min(16, len(tokens) / 2) and loop > 0:
-        return True
-    return len(tokens) >= 19 and repeated_share(tokens) >= 0.5
-
-
-def longest_loop(tokens: Tokens, *, unit: int = 8, times: int = 4) -> int:
-    """Tokens covered by the longest stretch that is one unit over and over; 0 if there is none.
-
-    Args:
-        tokens: The answer.
-        unit: Longest unit.
-        times: How often the unit must stand there.
-    """
-    longest = 0
-    for period in range(1, unit + 1):
-        run = 0
-        for index in range(period, len(tokens)):
-            run = run + 1 if tokens[index] == tokens[index - period] else 0
-            if run >= period * (times - 1):
-                longest = max(longest, run + period)
-    return longest
-
-
-def repeated_share(tokens: Tokens, ngram: int = 4) -> float:
-    """Share of n-grams that occurred before in the same answer; 0 to 1."""
-    grams = [tuple(tokens[start : start + ngram]) for start in range(len(tokens) - ngram + 1)]
-    return 1 - len(set(grams)) / len(grams) if grams else 0.0
+NO_CRITERION = "no criterion"
+"""What a summary calls the pairs that are about none."""
 
 
 def check_pairs(
@@ -140,7 +48,8 @@ def check_pairs(
         model: The model that wrote the pairs.
         tokenizer: Its tokenizer.
         directions: Measured on this model.
-        pairs: Rows with `prompt`, `chosen`, `rejected` (message lists or texts) and `criterion`.
+        pairs: Rows with `prompt`, `chosen`, `rejected` (message lists or texts) and `criterion`, which is null where
+            a pair is about none.
         unlikely: Mean log-probability per token, in nats, below which an answer is flagged.
         batch_size: Answers per forward pass.
         show_progress: Whether to show a progress bar.
@@ -148,9 +57,9 @@ def check_pairs(
     Returns:
         The given rows with `flags` (names in `FLAGS`; flags of other kinds are kept), `projection_margin`
         (how much further the chosen answer's mean state lies along the criterion's direction, mean over its
-        control layers, in mean residual norms), and `logp_chosen`, `logp_rejected` (mean log-probability per
-        token under the unsteered model, in nats; 0 for an empty answer). A warning in the log says when
-        strengths break the text.
+        control layers, in mean residual norms; null without a criterion), and `logp_chosen`, `logp_rejected`
+        (mean log-probability per token under the unsteered model, in nats; 0 for an empty answer). A warning in
+        the log says when texts are broken.
 
     Raises:
         ValueError: For no rows, missing columns, an unknown criterion, or directions of another model or
@@ -164,16 +73,24 @@ def check_pairs(
     rows = [
         Row(*row) for side in sides for row in zip(prompts, side, strict=True)
     ]  # all chosen, all rejected
+    about = [(row, name) for row, name in zip(rows, names * 2, strict=True) if name is not None]
     pad, total = pad_token_id(tokenizer), len(rows)
-    with tqdm(total=2 * total, desc="checks", disable=not show_progress) as bar:
+    with tqdm(total=total + len(about), desc="checks", disable=not show_progress) as bar:
         projections = response_projections(
-            model, directions, rows, names * 2, pad=pad, batch_size=batch_size, progress=bar.update
+            model,
+            directions,
+            [row for row, _ in about],
+            [name for _, name in about],
+            pad=pad,
+            batch_size=batch_size,
+            progress=bar.update,
         )
         sums = unsteered_logps(model, rows, pad=pad, batch_size=batch_size, progress=bar.update)
     means = [float(value) / max(len(row.response), 1) for value, row in zip(sums, rows, strict=True)]
-    half = total // 2
-    margins = (projections[:half] - projections[half:]).tolist()
-    logps = list(zip(means[:half], means[half:], strict=True))
+    chosen, rejected = projections.chunk(2) if about else (projections, projections)
+    found = iter((chosen - rejected).tolist())
+    margins = [None if name is None else next(found) for name in names]
+    logps = list(zip(means[: total // 2], means[total // 2 :], strict=True))
     flags = [
         answer_flags(*both) + _model_flags(margin, *logp, unlikely=unlikely)
         for both, margin, logp in zip(zip(*sides, strict=True), margins, logps, strict=True)
@@ -216,9 +133,10 @@ def summarize_checks(checked: Dataset) -> CheckSummary:
     """
     flags: dict[str, list[list[str]]] = {}
     for name, row in zip(checked["criterion"], checked["flags"], strict=True):
-        flags.setdefault(name, []).append(row)
+        flags.setdefault(NO_CRITERION if name is None else name, []).append(row)
     shares = {name: _shares(rows) for name, rows in sorted(flags.items())}
-    warnings = [text for name, rows in sorted(flags.items()) for text in _warnings(name, rows)]
+    steered = "strength_chosen" not in checked.column_names or set(checked["strength_chosen"]) != {None}
+    warnings = [text for name, rows in sorted(flags.items()) for text in _warnings(name, rows, steered)]
     return CheckSummary({name: len(flags[name]) for name in shares}, shares, tuple(warnings))
 
 
@@ -227,36 +145,44 @@ def _shares(rows: list[list[str]]) -> dict[str, float]:
     return {flag: share for flag, share in shares.items() if share > 0}
 
 
-def _warnings(name: str, rows: list[list[str]]) -> list[str]:
+def _warnings(name: str, rows: list[list[str]], steered: bool) -> list[str]:
     found = []
     for side in ("chosen", "rejected"):
         broken = sum(bool({f"degenerate_{side}", f"unlikely_{side}"} & set(row)) for row in rows) / len(rows)
+        what, remedy = (
+            (f"The {side} side's strength breaks the text", "Lower that strength, or tune the directions.")
+            if steered
+            else (f"The {side} text is broken, and was not steered", "Lower the temperature.")
+        )
         if broken > BREAKS:
             found.append(
-                f"The {side} side's strength breaks the text: {broken:.0%} of the {side} answers for "
-                f"{name!r} repeat themselves, are empty, or are very unlikely to the unsteered model "
-                f"(allowed: {BREAKS:.0%}). Lower that strength, or tune the directions."
+                f"{what}: {broken:.0%} of the {side} answers for {name!r} repeat themselves, are empty, or are very "
+                f"unlikely to the unsteered model (allowed: {BREAKS:.0%}). {remedy}"
             )
     flipped = sum("flipped" in row for row in rows) / len(rows)
     if flipped > 0.5:
         found.append(
             f"The pairs for {name!r} point the wrong way: in {flipped:.0%} of them the rejected answer fits "
-            "the criterion better. Check the signs of the strengths, the control layers and the directions' "
-            "evidence."
+            "the criterion better. "
+            + (
+                "Check the signs of the strengths, the control layers and the directions' evidence."
+                if steered
+                else "Nothing was steered: what told the answers apart may not be about this criterion."
+            )
         )
     return found
 
 
-def _model_flags(margin: float, chosen: float, rejected: float, *, unlikely: float) -> list[str]:
+def _model_flags(margin: float | None, chosen: float, rejected: float, *, unlikely: float) -> list[str]:
     found = {
         "unlikely_chosen": chosen < unlikely,
         "unlikely_rejected": rejected < unlikely,
-        "flipped": margin < 0,
+        "flipped": margin is not None and margin < 0,
     }
     return [name for name, present in found.items() if present]
 
 
-def _criteria(pairs: Dataset, directions: DirectionVectors) -> list[str]:
+def _criteria(pairs: Dataset, directions: DirectionVectors) -> list[str | None]:
     """The criterion of every pair; refuses rows that cannot be checked."""
     needed = ("prompt", "chosen", "rejected", "criterion")
     if missing := [name for name in needed if name not in pairs.column_names]:
@@ -266,8 +192,8 @@ def _criteria(pairs: Dataset, directions: DirectionVectors) -> list[str]:
         )
     if len(pairs) == 0:
         raise ValueError("there are no pairs to check; generate some first")
-    names: list[str] = list(pairs["criterion"])
-    if unknown := set(names) - set(directions.names):
+    names: list[str | None] = list(pairs["criterion"])
+    if unknown := set(names) - {None, *directions.names}:
         raise ValueError(
             f"pairs name criteria {sorted(map(str, unknown))}; these directions have: "
             f"{', '.join(directions.names)}"
@@ -282,18 +208,16 @@ def _answer_ids(tokenizer: PreTrainedTokenizerBase, answer: Instruction | list[M
 
 
 def _with_checks(
-    pairs: Dataset, flags: list[list[str]], margins: list[float], logps: list[tuple[float, float]]
+    pairs: Dataset, flags: list[list[str]], margins: list[float | None], logps: list[tuple[float, float]]
 ) -> Dataset:
     """The rows with their checks; earlier checks are replaced."""
     if "flags" in pairs.column_names:
-        others = [
-            [flag for flag in row if flag not in FLAGS or flag == "undecided"] for row in pairs["flags"]
-        ]
+        others = [[flag for flag in row if flag not in FLAGS or flag == UNDECIDED] for row in pairs["flags"]]
         flags = [other + own for other, own in zip(others, flags, strict=True)]
     new = ("flags", "projection_margin", "logp_chosen", "logp_rejected")
     result = pairs.remove_columns([name for name in new if name in pairs.column_names])
     result = result.add_column("flags", flags, feature=List(Value("string")))
-    result = result.add_column("projection_margin", margins)
+    result = result.add_column("projection_margin", margins, feature=Value("float64"))
     for place, name in enumerate(("logp_chosen", "logp_rejected")):
         result = result.add_column(name, [logp[place] for logp in logps])
     return result

@@ -23,11 +23,13 @@ import datasets
 from datasets import Dataset
 
 from hf_icon2.directions.vectors import DirectionVectors
+from hf_icon2.judges.reward_models import RewardModel
 from hf_icon2.loading import load_model, load_tokenizer
 from hf_icon2.steering.decoding import Sampling
 from hf_icon2.synthesis.consistency import Score, filter_instructions, score_consistency
 from hf_icon2.synthesis.instructions import synthesize_instructions
 from hf_icon2.synthesis.pairs import generate_pairs, pair_features
+from hf_icon2.synthesis.strategies.choosing import StrategyName, check_name
 from hf_icon2.synthesis.strategies.steered import Noise
 
 _RECORD_COLUMNS = ("prompt", "id", "criterion")
@@ -45,7 +47,11 @@ class Icon2PreferenceConfig(datasets.BuilderConfig):  # type: ignore[misc]
         keep: Best instructions to keep per criterion; None keeps all.
         score: How consistency is scored.
         criteria_per_instruction: How many criteria one instruction may serve.
-        noise: "shared" (ours) or "independent" (the paper's).
+        strategy: How the two answers come about; see `generate_pairs`. The directions choose the instructions in any
+            case.
+        noise: Follows from the strategy; see `generate_pairs`.
+        samples: Answers per instruction, where the strategy draws several.
+        reward: Id or path of the reward model of `sampling-ranking`.
         sampling: Of the answers, as `{"max_new_tokens": ..., "temperature": ..., "top_p": ...}`.
         seed: Of everything that is random.
         batch_size: Instructions per batch.
@@ -59,7 +65,10 @@ class Icon2PreferenceConfig(datasets.BuilderConfig):  # type: ignore[misc]
     keep: int | None = None
     score: Score = "cosine"
     criteria_per_instruction: int = 1
-    noise: Noise = "shared"
+    strategy: StrategyName = "icon2"
+    noise: Noise | None = None
+    samples: int | None = None
+    reward: str | None = None
     sampling: dict[str, float] | None = None
     seed: int = 0
     batch_size: int = 32
@@ -75,7 +84,8 @@ class Icon2PreferenceConfig(datasets.BuilderConfig):  # type: ignore[misc]
             item.name: getattr(self, item.name) for item in dataclasses.fields(self) if item.name in _SETTINGS
         }
         key = json.dumps(
-            [settings, _files(self.model), _files(self.directions), repr(custom_features)], sort_keys=True
+            [settings, *map(_files, (self.model, self.directions, self.reward or "")), repr(custom_features)],
+            sort_keys=True,
         )
         return f"{self.name}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
 
@@ -86,9 +96,9 @@ _SETTINGS = {item.name for item in dataclasses.fields(Icon2PreferenceConfig)} - 
 
 
 class Icon2PreferenceBuilder(datasets.GeneratorBasedBuilder):  # type: ignore[misc]
-    """Builds preference pairs: self-written instructions, kept by consistency, answered under both signs."""
+    """Builds preference pairs: self-written instructions, kept by consistency, made into pairs."""
 
-    VERSION = datasets.Version("1.0.0")
+    VERSION = datasets.Version("2.0.0")
     BUILDER_CONFIG_CLASS = Icon2PreferenceConfig
     config: Icon2PreferenceConfig
     _loaded: tuple[Any, Any, DirectionVectors] | None = None
@@ -97,9 +107,15 @@ class Icon2PreferenceBuilder(datasets.GeneratorBasedBuilder):  # type: ignore[mi
         for name in ("model", "directions"):
             if not getattr(self.config, name):
                 raise ValueError(f"Icon2PreferenceBuilder needs {name}=..., an id on the Hub or a path")
+        strategy = check_name(self.config.strategy, self.config.noise)
+        if strategy == "sampling-ranking" and self.config.reward is None:
+            raise ValueError(
+                "Icon2PreferenceBuilder needs reward=..., the id or path of a reward model, for strategy="
+                "'sampling-ranking'"
+            )
         chat = self._tokenizer().chat_template is not None
         return datasets.DatasetInfo(
-            description=f"Preference pairs that {self.config.model} made by steering itself (Icon²).",
+            description=f"Preference pairs that {self.config.model} made by itself ({strategy}).",
             features=pair_features(chat),
             citation="@misc{chen2025icon2, eprint={2509.05605}, archivePrefix={arXiv}}",
         )
@@ -112,6 +128,7 @@ class Icon2PreferenceBuilder(datasets.GeneratorBasedBuilder):  # type: ignore[mi
 
     def _generate_examples(self, shards: list[list[dict[str, Any]]]) -> Iterator[tuple[str, dict[str, Any]]]:
         config, (model, tokenizer, directions) = self.config, self._load()
+        reward = None if config.reward is None else RewardModel.from_pretrained(config.reward)
         for shard in shards:
             pairs = generate_pairs(
                 model,
@@ -119,7 +136,10 @@ class Icon2PreferenceBuilder(datasets.GeneratorBasedBuilder):  # type: ignore[mi
                 directions,
                 Dataset.from_list(shard),
                 sampling=Sampling(**(config.sampling or {})),  # type: ignore[arg-type]
+                strategy=config.strategy,
                 noise=config.noise,
+                samples=config.samples,
+                reward=reward,
                 seed=config.seed,
                 batch_size=config.batch_size,
             )

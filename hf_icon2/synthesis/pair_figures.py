@@ -14,8 +14,8 @@ from datasets import Dataset, concatenate_datasets
 from hf_icon2.cards import CARD_NAME
 from hf_icon2.cards.rendering import hub_id, spoken
 from hf_icon2.hub.transfer import read_metadata
-from hf_icon2.synthesis.checks import FLAGS
 from hf_icon2.synthesis.contamination_figures import Contaminations, contamination_figures
+from hf_icon2.synthesis.flags import FLAGS
 
 if TYPE_CHECKING:
     from hf_icon2.directions.vectors import DirectionVectors
@@ -94,13 +94,14 @@ def pair_figures(
         "title": source if hub_id(source) else f"Preference pairs of {name}",
         "source": source if hub_id(source) else "path/to/these/files",
         "total": len(rows),
+        **_strategies(rows),
         "base": name,
         "link": base and f"https://huggingface.co/{base}",
         "revision": (config.base_model_revision if config else None) or (recipe or {}).get("revision"),
         "splits": [{"name": split, "rows": len(rows)} for split, rows in splits.items()],
         "digests": digests,
         "steered": _steered(directions, rows),
-        "noises": sorted(set(rows["noise"])) if "noise" in rows.column_names else [],
+        "noises": sorted(set(rows["noise"]) - {None}) if "noise" in rows.column_names else [],
         "columns": [{"name": name, "type": _type(feature)} for name, feature in features.items()],
         "settings": _settings(recipe),
         "sources": _sources(directions, recipe, licenses),
@@ -158,11 +159,13 @@ def _known(rows: Dataset) -> list[str]:
             "chosen",
             "rejected",
             "criterion",
+            "strategy",
             "strength_chosen",
             "strength_rejected",
             "directions_sha256",
         ),
-        *("noise", "flags", "tokens_chosen", "tokens_rejected", "finish_chosen", "finish_rejected"),
+        *("noise", "flags", "tokens_chosen", "tokens_rejected", "tokens_generated"),
+        *("finish_chosen", "finish_rejected"),
     }
     return [name for name in rows.column_names if name in wanted]
 
@@ -174,6 +177,7 @@ def _counts(rows: Dataset) -> dict[str, Any]:
     texts = {_digest([row["prompt"], row["chosen"], row["rejected"]]) for row in rows}
     flags = Counter(flag for row in rows["flags"] for flag in row) if "flags" in names else None
     return {
+        "tokens": sum(_values(rows, "tokens_generated", list(range(len(rows))))) or None,
         "distinct_prompts": len(prompts),
         "repeated": len(rows) - len(texts),
         "criteria": _criteria(rows) if "criterion" in names else [],
@@ -189,6 +193,18 @@ def _counts(rows: Dataset) -> dict[str, Any]:
     }
 
 
+def _strategies(rows: Dataset) -> dict[str, Any]:
+    """How many pairs were made in which way; rows that do not say are taken to be steered."""
+    names = rows["strategy"] if "strategy" in rows.column_names else [None] * len(rows)
+    counts = Counter("icon2" if name is None else str(name) for name in names)
+    unsteered = [name for name in sorted(counts) if not name.startswith("icon2")]
+    return {
+        "strategies": [{"name": name, "rows": counts[name]} for name in sorted(counts)],
+        "unsteered": unsteered,
+        "steers": len(unsteered) < len(counts),
+    }
+
+
 def _digest(value: object) -> bytes:
     return hashlib.blake2b(json.dumps(value).encode(), digest_size=16).digest()
 
@@ -197,7 +213,7 @@ def _criteria(rows: Dataset) -> list[Row]:
     """Number, strengths and mean lengths per criterion."""
     groups: dict[str, list[int]] = {}
     for index, name in enumerate(rows["criterion"]):
-        groups.setdefault(str(name), []).append(index)
+        groups.setdefault("none" if name is None else str(name), []).append(index)
     return [
         {
             "name": name,
@@ -219,7 +235,7 @@ def _values(rows: Dataset, column: str, group: list[int]) -> list[float]:
 def _span(rows: Dataset, column: str, group: list[int]) -> str:
     values = _values(rows, column, group)
     if not values:
-        return "unknown"
+        return "none" if column in rows.column_names else "unknown"
     return " to ".join(f"{value:+g}" for value in sorted({min(values), max(values)}))
 
 

@@ -15,7 +15,7 @@ from hf_icon2.judges.ranking import Ranker
 from hf_icon2.prompts import Instruction, as_messages, refuse_one_text
 from hf_icon2.steering.decoding import Sampling
 from hf_icon2.steering.noise import row_seed
-from hf_icon2.synthesis.checks import pair_flags
+from hf_icon2.synthesis.flags import UNDECIDED, pair_flags
 from hf_icon2.synthesis.strategies.choosing import (
     Means,
     StrategyName,
@@ -110,11 +110,14 @@ def generate_pairs(
     name = check_name(strategy, noise)
     if token_budget is not None and token_budget < 1:
         raise ValueError(f"token_budget must be at least 1 token, or None for no bound, got {token_budget}")
-    means = Means(directions, criteria, strengths, reward, judge, refine, samples)
+    bar = (
+        "judging" if show_progress and token_budget is None else None
+    )  # within a budget there would be one per batch
+    means = Means(directions, criteria, strengths, reward, judge, refine, samples, bar)
     rows = _rows(instructions, criterion, criteria_by_name(name, means), seed)
     maker = choose_strategy(name, model, tokenizer, means)
-    with tqdm(total=maker.texts_per_row * len(rows), desc="pairs", disable=not show_progress) as bar:
-        writer = Writer(model, tokenizer, sampling or Sampling(), batch_size, bar.update)
+    with tqdm(total=maker.texts_per_row * len(rows), desc="pairs", disable=not show_progress) as written:
+        writer = Writer(model, tokenizer, sampling or Sampling(), batch_size, written.update)
         drafts = draft_within(maker, writer, rows, token_budget)
     pairs = [_pair(writer, name, row, draft) for row, draft in zip(rows[: len(drafts)], drafts, strict=True)]
     kept = [pair for pair in pairs if not set(pair["flags"]) & set(drop)]
@@ -201,7 +204,7 @@ def _pair(writer: Writer, strategy: str, row: PairRow, draft: Draft) -> Row:
         "criterion": row.criterion,
         "strategy": strategy,
         "seed": row.seed,
-        "flags": [*pair_flags(*both), *(["undecided"] if draft.undecided else [])],
+        "flags": [*pair_flags(*both), *([UNDECIDED] if draft.undecided else [])],
         "tokens_chosen": len(draft.chosen.ids),
         "tokens_rejected": len(draft.rejected.ids),
         "tokens_generated": draft.tokens,

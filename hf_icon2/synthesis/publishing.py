@@ -18,8 +18,8 @@ from datasets import Dataset, DatasetDict, load_dataset
 
 from hf_icon2.cards import CARD_NAME, LIBRARY, pairs_card
 from hf_icon2.hub.transfer import card_metadata, make_repo, push_folder
-from hf_icon2.synthesis.checks import DROPPED_FLAGS
 from hf_icon2.synthesis.contamination_figures import Contaminations
+from hf_icon2.synthesis.flags import DROPPED_FLAGS
 from hf_icon2.synthesis.pair_figures import Recipe, pair_figures, source_names
 from hf_icon2.synthesis.pairs import pair_dataset
 

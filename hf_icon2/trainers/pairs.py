@@ -82,27 +82,31 @@ def provenance(dataset: Dataset | IterableDataset) -> dict[str, Any]:
             `directions_sha256`. A streamed dataset is not read through.
 
     Returns:
-        `rows` (None if streamed), `columns`, `criteria` (rows of `name`, `pairs`, `chosen`, `rejected`) and
-        `directions` (distinct digests).
+        `rows` (None if streamed), `columns`, `criteria` (rows of `name`, `pairs`, `chosen`, `rejected`),
+        `directions` (distinct digests) and `strategies` (names of the ways in which pairs were made, none if unknown).
     """
     columns = list(dataset.column_names or [])
     if not isinstance(dataset, Dataset):
-        return {"rows": None, "columns": columns, "criteria": [], "directions": []}
+        return {"rows": None, "columns": columns, "criteria": [], "directions": [], "strategies": []}
     return {
         "rows": len(dataset),
         "columns": columns,
         "criteria": _criteria(dataset) if "criterion" in columns else [],
-        "directions": sorted({str(digest) for digest in dataset["directions_sha256"]} - {"None"})
-        if "directions_sha256" in columns
-        else [],
+        "directions": _distinct(dataset, "directions_sha256"),
+        "strategies": _distinct(dataset, "strategy"),
     }
+
+
+def _distinct(dataset: Dataset, column: str) -> list[str]:
+    """Different texts of a column, sorted; none where it is missing."""
+    return sorted(map(str, set(dataset[column]) - {None})) if column in (dataset.column_names or []) else []
 
 
 def _criteria(dataset: Dataset) -> list[dict[str, object]]:
     """Pairs and strengths per criterion, by name."""
     rows: dict[str, list[int]] = defaultdict(list)
     for row, criterion in enumerate(dataset["criterion"]):
-        rows[str(criterion)].append(row)
+        rows["none" if criterion is None else str(criterion)].append(row)
     sides = {
         side: list(dataset[f"strength_{side}"]) if f"strength_{side}" in dataset.column_names else None
         for side in ("chosen", "rejected")
@@ -115,9 +119,9 @@ def _criteria(dataset: Dataset) -> list[dict[str, object]]:
 
 
 def _span(strengths: list[float | None]) -> str:
-    """`0.1`, or `0.1 to 0.3`; `unknown` without any."""
+    """`0.1`, or `0.1 to 0.3`; `none` where nothing was steered, `unknown` without a column."""
     known = [strength for strength in strengths if strength is not None]
     if not known:
-        return "unknown"
+        return "none" if strengths else "unknown"
     low, high = min(known), max(known)
     return f"{low:g}" if low == high else f"{low:g} to {high:g}"

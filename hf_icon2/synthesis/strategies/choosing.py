@@ -41,6 +41,8 @@ class Means:
     judge: Ranker | Reward | None = None
     refine: Refinement | None = None
     samples: int | None = None
+    judging_bar: str | None = None
+    """Name of the progress bar while a judge is asked; None shows none."""
 
 
 def check_name(name: str, noise: str | None) -> StrategyName:
@@ -111,9 +113,11 @@ def _ranked(
                 "strategy='sampling-ranking' needs reward=..., a function of (prompts, answers) or a judge; without "
                 "one, 'self-rewarding' lets the model itself judge"
             )
-        return Ranked(samples, scorer_of(means.reward, "reward"), questions_of(means.reward))
+        return Ranked(
+            samples, scorer_of(means.reward, "reward", means.judging_bar), questions_of(means.reward)
+        )
     judge = PairwiseJudge.from_model(model, tokenizer) if means.judge is None else means.judge
-    return Ranked(samples, scorer_of(judge, "judge"), questions_of(judge))
+    return Ranked(samples, scorer_of(judge, "judge", means.judging_bar), questions_of(judge))
 
 
 def _refined(tokenizer: PreTrainedTokenizerBase, means: Means) -> Refined:

@@ -72,12 +72,13 @@ def best_and_worst(scores: Scores) -> tuple[int, int]:
     return max(found, key=found.__getitem__), min(found, key=found.__getitem__)
 
 
-def scorer_of(source: Reward | Ranker, name: str) -> Scorer:
+def scorer_of(source: Reward | Ranker, name: str, progress: str | None = None) -> Scorer:
     """The scorer of a reward, or of anything that ranks.
 
     Args:
         source: A function of (prompts, answers), or an object with `rank`, such as a judge.
         name: The argument it was passed as, for the message.
+        progress: Name of the progress bar of a judge; None shows none.
 
     Raises:
         TypeError: If it is neither.
@@ -89,7 +90,7 @@ def scorer_of(source: Reward | Ranker, name: str) -> Scorer:
             f"{name} is a {type(source).__name__}; pass a function of (prompts, answers) that returns one number per "
             "answer, or an object with a method `rank`, such as a judge"
         )
-    return rank_scorer(source)
+    return rank_scorer(source, progress)
 
 
 def reward_scorer(reward: Reward) -> Scorer:
@@ -119,14 +120,18 @@ def reward_scorer(reward: Reward) -> Scorer:
     return score
 
 
-def rank_scorer(ranker: Ranker) -> Scorer:
+def rank_scorer(ranker: Ranker, progress: str | None = None) -> Scorer:
     """Scores samples by a ranking; equal texts are shown once, and empty ones not at all."""
 
     def score(prompts: Sequence[Instruction], texts: Sequence[Sequence[str]]) -> list[Scores]:
         shown = [shown_texts(own) for own in texts]
         asked = [row for row, own in enumerate(shown) if len(own) > 1]
         rankings = (
-            ranker.rank([question_text(prompts[row]) for row in asked], [shown[row] for row in asked])
+            ranker.rank(
+                [question_text(prompts[row]) for row in asked],
+                [shown[row] for row in asked],
+                progress=progress,
+            )
             if asked
             else []
         )
