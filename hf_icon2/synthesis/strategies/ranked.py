@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import combinations
 
 from hf_icon2.judges.pairwise import PairwiseJudge
-from hf_icon2.judges.ranking import Ranker, count_reasons
+from hf_icon2.judges.ranking import Ranker
 from hf_icon2.judges.verdicts import Ranking
 from hf_icon2.judges.wording import question_text
 from hf_icon2.prompts import Instruction
@@ -165,5 +165,11 @@ def questions_of(judge: object) -> Callable[[Sequence[str]], int] | None:
 
 
 def _log_missing(rankings: Sequence[Ranking]) -> None:
-    for reason, count in count_reasons(rankings).items():
-        logger.warning("%d of %d instructions are undecided: %s", count, len(rankings), reason)
+    """Why rows have no ranking: reasons alike up to a colon are one, and the first is shown."""
+    alike: dict[str, list[str]] = {}
+    for ranking in rankings:
+        if ranking.scores is None:
+            reason = ranking.reason or "no reason given"
+            alike.setdefault(reason.partition(":")[0], []).append(reason)
+    for reasons in alike.values():
+        logger.warning("%d of %d instructions are undecided: %s", len(reasons), len(rankings), reasons[0])
