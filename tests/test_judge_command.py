@@ -128,6 +128,7 @@ def test_two_columns_of_one_file_are_compared(tmp_path, capsys):
             capsys, path, path, "--answer_a", "after", "--answer_b", "before", "--endpoint", server.url
         )
     assert "wins, losses, abstained, failed       3, 1, 0, 0" in said
+    assert "no length-controlled win rate: 4 prompts have a verdict; length control needs 5 or more" in said
     assert "warning: 75% of the first side's answers are one and the same" in said
 
 
@@ -221,6 +222,9 @@ def test_the_bundled_model_judges_without_a_server(tmp_path, capsys):
     said = judged(capsys, str(good), str(bad), "--model", "toy")
     rate = float(re.search(r"win rate of the first side +(\S+)", said)[1])
     assert rate > 0.8
+    assert re.search(
+        r"^length-controlled win rate 0\.\d+ \[.*\], without the difficulty of instructions", said, re.M
+    )
     assert "requests" not in said
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +15,7 @@ from hf_icon2.storage import write_atomic
 if TYPE_CHECKING:
     from hf_icon2.judges.answer_files import Match, Matches
     from hf_icon2.judges.verdicts import Comparison
+    from hf_icon2.prompts import Instruction
 
 SUMMARY = "compare two files of answers to the same prompts"
 
@@ -62,7 +64,8 @@ def run(arguments: argparse.Namespace) -> str:
         raise ValueError(f"no pair has a verdict: {next(iter(rate.reasons))}")
     notes = [] if arguments.output is None else [f"verdicts are in {arguments.output}"]
     notes += spent(arguments, client)
-    return "\n".join([_sides(arguments, matches), str(rate), *notes])
+    controlled = _length_controlled(found, firsts, seconds, prompts)
+    return "\n".join([_sides(arguments, matches), str(rate), controlled, *notes])
 
 
 def _check(arguments: argparse.Namespace) -> None:
@@ -75,6 +78,28 @@ def _check(arguments: argparse.Namespace) -> None:
         raise ValueError(f"--output {output} would replace the answers in it; give another file")
     if output is not None and (output.is_dir() or not output.parent.is_dir()):
         raise FileNotFoundError(f"{output} cannot be written: give --output a file in a folder that exists")
+
+
+def _length_controlled(
+    found: Sequence[Comparison], firsts: Sequence[str], seconds: Sequence[str], prompts: Sequence[Instruction]
+) -> str:
+    """The win rate with length taken out, or why there is none."""
+    from hf_icon2.evaluation.length_control import length_controlled
+
+    # Both orders: their mean, which is 1/2 where they contradict each other.
+    preferences = [math.nan if item.probability is None else item.probability for item in found]
+    try:
+        controlled = length_controlled(
+            preferences, [len(text) for text in firsts], [len(text) for text in seconds], prompts=prompts
+        )
+    except (ImportError, ValueError) as error:
+        return f"no length-controlled win rate: {error}"
+    return "\n".join(
+        [
+            f"length-controlled win rate {controlled}",
+            *(f"warning: {text}" for text in controlled.warnings),
+        ]
+    )
 
 
 def _write(path: Path, rows: Sequence[Match], found: Sequence[Comparison]) -> None:
