@@ -8,9 +8,19 @@ from itertools import permutations
 
 import pytest
 import torch
-from datasets import Dataset
+from datasets import Dataset, concatenate_datasets
 
-from hf_icon2 import Criterion, PairwiseJudge, Recipe, Refinement, generate_pairs
+from hf_icon2 import (
+    Criterion,
+    Icon2PreferenceBuilder,
+    PairwiseJudge,
+    Recipe,
+    Refinement,
+    generate_pairs,
+    run_recipe,
+    save_pairs,
+)
+from hf_icon2.cards import model_card
 from hf_icon2.judges.verdicts import Ranking
 from hf_icon2.judges.wording import compare_prompt
 from hf_icon2.prompts import decode_answer, encode_prompt, template_fingerprint
@@ -18,8 +28,10 @@ from hf_icon2.recipe import Pairs
 from hf_icon2.steering.decoding import Sampling, generate_variants
 from hf_icon2.steering.noise import row_seed
 from hf_icon2.synthesis.checks import check_pairs, summarize_checks
+from hf_icon2.synthesis.publishing import load_pairs
 from hf_icon2.synthesis.strategies.choosing import STRATEGIES
 from hf_icon2.synthesis.strategies.ranked import best_and_worst, letter_questions
+from hf_icon2.trainers.pairs import provenance
 
 INSTRUCTIONS = ["What is the colour of the sky?", "Tell me how to bake bread.", "Bake.", "Is the sky honest?"]
 SHORT = Sampling(max_new_tokens=10)
@@ -135,14 +147,15 @@ def test_a_row_depends_on_its_id_and_not_on_batches_or_neighbours(subject, direc
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_a_budget_keeps_the_first_rows_whose_tokens_fit(subject, directions, strategy):
     """The running sums of the whole set are the oracle, at a sum exactly, one below one, and beyond all."""
-    rows = make(subject, strategy, INSTRUCTIONS * 2, directions=directions, samples=2).to_list()
+    few = Sampling(max_new_tokens=4)
+    rows = make(subject, strategy, INSTRUCTIONS * 2, directions=directions, samples=2, sampling=few).to_list()
     sums = [sum(row["tokens_generated"] for row in rows[: end + 1]) for end in range(len(rows))]
     for budget in (sums[0], sums[4] - 1, sums[5], sums[-1] + 100):
         fitting = sum(total <= budget for total in sums)
         for batch_size in (2, 5):
             kept = make(
-                subject, strategy, INSTRUCTIONS * 2, directions=directions, samples=2, token_budget=budget,
-                batch_size=batch_size,
+                subject, strategy, INSTRUCTIONS * 2, directions=directions, samples=2, sampling=few,
+                token_budget=budget, batch_size=batch_size,
             )  # fmt: skip
             assert kept.to_list() == rows[:fitting]
 
@@ -476,6 +489,86 @@ def test_self_refine_in_turns_needs_a_chat_template(subject):
         ValueError, match="no chat template, so 'self-refine' cannot ask in turns; pass refine="
     ):
         make((subject[0], base), "self-refine")
+
+
+@pytest.mark.parametrize("strategy", ["sampling-ranking", "self-rewarding", "self-refine"])
+def test_a_run_makes_its_pairs_by_the_strategy_of_its_recipe(strategy, tmp_path):
+    """Of the toy, which is asked in its own words; the other stages are as ever."""
+    recipe = Recipe.from_dict(
+        {
+            "criteria": ["honesty"],
+            "extraction": {"number": 8},
+            "synthesis": {"number": 12, "max_new_tokens": 24},
+            "tuning": {"strengths": [0.2], "instructions": 4},
+            "pairs": {"strategy": strategy, "samples": 3, "max_new_tokens": 24},
+        }
+    )
+    run_recipe(recipe, tmp_path, until="pairs")
+    rows = load_pairs(tmp_path / "pairs")
+    assert set(rows["strategy"]) == {strategy}
+    assert set(rows["criterion"]) == {"honesty"}
+    decided = [row for row in rows if "undecided" not in row["flags"]]
+    assert len(decided) > len(rows) / 2
+    assert all(row["tokens_generated"] > row["tokens_chosen"] + row["tokens_rejected"] for row in rows)
+
+
+def test_the_builder_takes_a_strategy_and_refuses_one_without_its_reward(
+    tiny_llama_dir, directions, tmp_path
+):
+    directions.save_pretrained(tmp_path / "directions")
+    settings = {
+        "model": str(tiny_llama_dir),
+        "directions": str(tmp_path / "directions"),
+        "number": 4,
+        "sampling": {"max_new_tokens": 8},
+        "cache_dir": str(tmp_path / "cache"),
+    }
+    builder = Icon2PreferenceBuilder(**settings, strategy="direct-prompting")
+    builder.download_and_prepare()
+    assert set(builder.as_dataset(split="train")["strategy"]) == {"direct-prompting"}
+    with pytest.raises(ValueError, match="needs reward=..., the id or path of a reward model"):
+        Icon2PreferenceBuilder(**settings, strategy="sampling-ranking")
+
+
+@pytest.mark.parametrize(
+    ("strategy", "sentence"),
+    [
+        ("direct-prompting", "under a\nsystem prompt that asks for a criterion"),
+        ("sampling-ranking", "answer with the highest reward is `chosen`"),
+        ("self-refine", "criticised its first answer and wrote a better one"),
+    ],
+)
+def test_the_cards_say_how_the_pairs_were_made_and_claim_no_steering(subject, strategy, sentence, tmp_path):
+    criterion = "honesty" if strategy == "direct-prompting" else None
+    rows = make(subject, strategy, criterion=criterion)
+    card = (save_pairs(rows, tmp_path / "pairs") / "README.md").read_text()
+    assert sentence in card
+    assert "steered" not in card.partition("| column |")[0]
+    assert "activation-steering" not in card
+    assert (
+        f"- Tokens generated for these pairs, thrown-away answers included: {sum(rows['tokens_generated'])}."
+        in card
+    )
+    assert f"| {criterion or 'none'} | 4 | none | none |" in card
+    found = provenance(rows)
+    assert found["strategies"] == [strategy]
+    assert [(row["name"], row["chosen"]) for row in found["criteria"]] == [(criterion or "none", "none")]
+    model = model_card(
+        model_name=None, base_model=None, tags=[], dataset_name=None, provenance=found, settings={}, monitor="",
+        versions="",
+    )  # fmt: skip
+    assert "steered" not in model.partition("## Training data")[0]
+    assert f"on pairs that a model made of its own answers (`{strategy}`)" in model
+
+
+def test_a_card_of_pairs_made_in_several_ways_tells_each(subject, directions, tmp_path):
+    both = concatenate_datasets([make(subject, "icon2", directions=directions), make(subject, "self-refine")])
+    card = (save_pairs(both, tmp_path / "pairs") / "README.md").read_text()
+    assert "in several ways (column `strategy`)" in card
+    assert "- `icon2`, 4 pairs: Every prompt was answered twice by the same model, steered towards" in card
+    assert (
+        "- `self-refine`, 4 pairs: Every prompt was answered by the same model, which then criticised" in card
+    )
 
 
 # --- what comes after --------------------------------------------------------------------------------------
