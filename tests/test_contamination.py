@@ -332,3 +332,60 @@ def test_real_benchmarks_overlap(data_dir):
         report.contaminated_prompts
         == by_hand(texts, [row["turns"][0] for row in rows[1]], 13)["contaminated"]
     )
+
+
+def in_row(value):
+    return Dataset.from_dict({"text": [value]})
+
+
+@pytest.mark.parametrize("value", [LONG, [LONG], [{"role": "user", "content": LONG}]], ids=str)
+def test_rows_of_numpy_hold_their_texts(value):
+    rows = in_row(value).with_format("numpy")
+    assert contamination(rows, [LONG], progress=None).contaminated_prompts == 1
+    assert contamination([LONG], rows, progress=None).contaminated_prompts == 1
+    assert len(decontaminate(rows, [LONG])) == 0
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        in_row(LONG).with_format("pandas"),
+        in_row(LONG).with_format("arrow"),
+        [{"input_ids": [1, 2, 3]}],
+        [LONG.encode()],
+        [None, ""],
+    ],
+    ids=["pandas", "arrow", "ids", "bytes", "nothing"],
+)
+def test_rows_without_a_text_are_not_called_clean(rows):
+    with pytest.raises(ValueError, match="rows holds a text, so nothing was looked at"):
+        contamination(rows, [LONG], progress=None)
+
+
+def test_no_column_and_data_frames_are_not_called_clean():
+    frame = in_row(LONG).to_pandas()
+    for columns in ([], "text"):
+        with pytest.raises(TypeError, match="is no list of names; give \\[name\\]"):
+            contamination(in_row(LONG), [LONG], columns=columns, progress=None)
+    for both in ((frame, [LONG]), ([LONG], frame)):
+        with pytest.raises(TypeError, match="is a DataFrame"):
+            contamination(*both, progress=None)
+    with pytest.raises(TypeError, match="dataset is a list, which has no filter"):
+        decontaminate([LONG], [LONG])
+
+
+def test_prompts_without_a_word_are_refused_and_columns_without_one_passed_over():
+    with pytest.raises(ValueError, match="none of 2 prompts has a word"):
+        contamination([LONG], [None, 7], progress=None)
+    for row in ({"prompt": "  ", "question": LONG}, {"question": 7, "turns": [LONG]}):
+        assert contamination([LONG], [row], progress=None).contaminated_prompts == 1
+
+
+def test_emoji_between_words_hide_nothing():
+    for emoji in (" 😀 ", "🚀 ", " ❤ "):
+        assert contamination([LONG.replace(" ", emoji)], [LONG], progress=None).contaminated_prompts == 1
+    assert words("𠀀𠀁 one🚀two") == ["𠀀", "𠀁", "one", "two"]
+
+
+def test_a_report_on_no_rows_says_so():
+    assert "no rows, so nothing was looked at" in str(contamination([], [LONG], progress=None))

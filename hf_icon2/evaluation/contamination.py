@@ -110,6 +110,8 @@ class Contamination:
             f"{_of(self.contaminated_rows, self.rows)} rows hold {self.n} words of a prompt, "
             f"{self.rows_with_short} a whole shorter prompt",
         ]
+        if not self.rows:
+            lines.insert(0, "the data have no rows, so nothing was looked at")
         if self.empty_prompts:
             lines.append(f"{self.empty_prompts} prompts have no words and were not looked for")
         shown = sorted(self.overlaps, key=lambda item: (item.short, item.prompt))[:_SHOWN]
@@ -147,23 +149,31 @@ def contamination(
         progress: Name of the progress bar; None shows none.
 
     Raises:
-        TypeError: If one text or a `DatasetDict` is given.
-        ValueError: If n is below 1, there are no prompts, or a row lacks the columns.
+        TypeError: If one text, a `DatasetDict` or a `DataFrame` is given, or columns are one text.
+        ValueError: If n is below 1, there are no prompts or none with a word, a row lacks the columns, or no row
+            holds a text, such as where there are only token ids.
     """
     ngrams = _prompt_ngrams(prompts, n, prompt_column)
-    _check(dataset, "dataset")
-    contaminated = with_short = number = 0
+    _check(dataset, "dataset", columns)
+    contaminated = with_short = number = texts = 0
     rows_of: Counter[int] = Counter()
     first: dict[int, tuple[int, Ngram]] = {}
     total = len(dataset) if isinstance(dataset, Sized) else None
     for row in tqdm(dataset, desc=progress, total=total, disable=progress is None):
-        found = _found(ngrams, row, columns)
+        of_row = list(row_texts(row, columns))
+        texts += any(of_row)
+        found = _found(ngrams, of_row)
         contaminated += any(len(gram) == n for gram in found)
         with_short += any(len(gram) < n for gram in found)
         for prompt, gram in _by_prompt(ngrams, found).items():
             rows_of[prompt] += 1
             first.setdefault(prompt, (number, gram))
         number += 1
+    if number and not texts:
+        raise ValueError(
+            f"none of {number} rows holds a text, so nothing was looked at; give rows with texts, not token ids, and "
+            "a dataset without a format such as pandas"
+        )
     return Contamination(
         n=n,
         rows=number,
@@ -201,9 +211,15 @@ def decontaminate(
             in many rows that have nothing to do with them.
     """
     ngrams = _prompt_ngrams(prompts, n, prompt_column)
-    _check(dataset, "dataset")
+    _check(dataset, "dataset", columns)
+    if not hasattr(dataset, "filter"):
+        raise TypeError(
+            f"dataset is a {type(dataset).__name__}, which has no filter; give a datasets.Dataset or IterableDataset"
+        )
     least = 1 if short else n
-    return dataset.filter(lambda row: all(len(gram) < least for gram in _found(ngrams, row, columns)))
+    return dataset.filter(
+        lambda row: all(len(gram) < least for gram in _found(ngrams, row_texts(row, columns)))
+    )
 
 
 def _prompt_ngrams(prompts: Iterable[Any], n: int, column: str | None) -> PromptNgrams:
@@ -213,20 +229,29 @@ def _prompt_ngrams(prompts: Iterable[Any], n: int, column: str | None) -> Prompt
     ngrams = PromptNgrams((prompt_texts(prompt, column) for prompt in prompts), n)
     if not ngrams.prompts:
         raise ValueError("there are no prompts; give those that the data must not hold")
+    if len(ngrams.empty) == ngrams.prompts:
+        raise ValueError(f"none of {ngrams.prompts} prompts has a word; give their texts, not token ids")
     return ngrams
 
 
-def _check(rows: object, name: str) -> None:
+def _check(rows: object, name: str, columns: object = None) -> None:
     if isinstance(rows, str):
         raise TypeError(f"{name} is one text; give a list of texts or rows")
     if isinstance(rows, Mapping):
         raise TypeError(
             f"{name} is a mapping with {', '.join(map(str, rows))}; give one split of it, or a list of rows"
         )
+    if hasattr(rows, "iterrows"):
+        raise TypeError(
+            f"{name} is a DataFrame, which gives the names of its columns, not its rows; give "
+            "datasets.Dataset.from_pandas(...) of it"
+        )
+    if isinstance(columns, str) or (columns is not None and not columns):
+        raise TypeError(f"columns={columns!r} is no list of names; give [name], or None for all columns")
 
 
-def _found(ngrams: PromptNgrams, row: Any, columns: Sequence[str] | None) -> list[Ngram]:  # noqa: ANN401
-    return [gram for text in row_texts(row, columns) for gram in ngrams.found(text)]
+def _found(ngrams: PromptNgrams, texts: Iterable[str]) -> list[Ngram]:
+    return [gram for text in texts for gram in ngrams.found(text)]
 
 
 def _by_prompt(ngrams: PromptNgrams, found: Sequence[Ngram]) -> dict[int, Ngram]:

@@ -11,7 +11,8 @@ from functools import cache
 Ngram = tuple[str, ...]
 
 # Chinese and Japanese put no spaces between words; each of these characters counts as a word.
-_UNSPACED = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"
+_UNSPACED = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\U00020000-\U0003ffff"
+_EMOJI = "\U0001f000-\U0001fbff"  # and other symbols; letters and digits among them become plain ones in NFKC
 _BETWEEN_WORDS = "PSZC"  # Unicode categories: punctuation, symbols, separators, control
 
 
@@ -99,7 +100,7 @@ def _lookups(ngrams: Iterable[Ngram], counts: Counter[str]) -> dict[str, list[tu
 
 @cache
 def _pattern() -> re.Pattern[str]:
-    """Of one word. Beyond the first 65,536 characters (emoji, ancient scripts) every character is part of a word."""
+    """Of one word. Beyond the first 65,536 characters all are parts of words, but for Chinese ones and emoji."""
     between = [code for code in range(0x10000) if unicodedata.category(chr(code))[0] in _BETWEEN_WORDS]
     excluded = "".join(f"\\u{code:04x}" for code in between)
-    return re.compile(f"[{_UNSPACED}]|[^{excluded}{_UNSPACED}]+")
+    return re.compile(f"[{_UNSPACED}]|[^{excluded}{_UNSPACED}{_EMOJI}]+")

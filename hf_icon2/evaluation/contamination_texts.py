@@ -39,7 +39,7 @@ def prompt_texts(prompt: Any, column: str | None = None) -> list[str]:  # noqa: 
         ValueError: If a row has no such column.
     """
     if isinstance(prompt, Mapping):
-        name = column or next((name for name in _PROMPTS if prompt.get(name)), None)
+        name = column or next((name for name in _PROMPTS if _holds_text(prompt.get(name))), None)
         if name is None or name not in prompt:
             wanted = column or ", ".join(_PROMPTS)
             raise ValueError(
@@ -56,6 +56,10 @@ def prompt_texts(prompt: Any, column: str | None = None) -> list[str]:  # noqa: 
     return list(_texts(prompt))
 
 
+def _holds_text(value: Any) -> bool:  # noqa: ANN401
+    return any(text.strip() for text in _texts(value))
+
+
 def _texts(value: Any) -> Iterator[str]:  # noqa: ANN401
     if isinstance(value, str):
         yield value
@@ -67,3 +71,6 @@ def _texts(value: Any) -> Iterator[str]:  # noqa: ANN401
     elif isinstance(value, (list, tuple)):
         for item in value:
             yield from _texts(item)
+    elif hasattr(value, "tolist"):  # lists are arrays in a dataset with the format "numpy"
+        listed = value.tolist()
+        yield from _texts(listed if isinstance(listed, list) else None)
