@@ -95,3 +95,11 @@ def test_a_scale_that_is_no_unit_is_refused(scale):
 def test_lists_of_different_lengths_are_refused_before_anything_is_scored():
     with pytest.raises(ValueError, match="2 questions and 2 and 1 answers"):
         RewardJudge(by_length).compare(["?", "?"], ["a", "b"], ["c"])
+
+
+@pytest.mark.parametrize("given", [None, [None], 3.0, ["good"]])
+def test_what_is_no_list_of_numbers_is_refused_in_a_sentence(given):
+    with pytest.raises(TypeError, match="it must give a list of one number per answer"):
+        RewardJudge(lambda prompts, answers: given)(["q"], ["a"])
+    with pytest.raises(TypeError, match="reward is a float; pass a function"):
+        RewardJudge(3.0)

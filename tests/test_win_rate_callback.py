@@ -297,3 +297,35 @@ def test_what_cannot_be_reported_is_refused(watched, change, match):
     trainer, _ = watched()
     with pytest.raises(ValueError, match=match):
         WinRateCallback(BY_LETTERS, change.pop("prompts", PROMPTS), trainer, **change)
+
+
+@pytest.mark.parametrize("every", [None, 2])
+def test_an_evaluation_before_the_first_step_is_the_first_point(watched, every):
+    trainer, callback = watched(every=every, eval_strategy="steps", eval_steps=2, eval_on_start=True)
+    trainer.train()
+    assert [point.step for point in callback.history] == [0, 2, 4]
+    assert callback.history[0].win_rate == 0.5
+
+
+def test_a_training_that_would_report_nothing_is_refused(watched):
+    trainer, _ = watched(every=5)
+    with pytest.raises(ValueError, match="every=5 is more than the 4 steps of the training"):
+        trainer.train()
+
+
+def test_a_callback_made_for_another_trainer_is_refused(watched):
+    _, callback = watched("one")
+    other, _ = watched("other")
+    other.add_callback(callback)
+    with pytest.raises(ValueError, match="was made for another trainer"):
+        other.train()
+
+
+def test_conversations_in_tuples_are_the_same_prompts_when_training_is_taken_up(watched, tmp_path):
+    folder = tmp_path / "run" / "checkpoint-2"
+    for checkpoint in (None, str(folder)):
+        trainer, callback = watched(save_strategy="steps", save_steps=2)
+        callback.sampling = replace(SHORT)
+        callback.prompts = [*PROMPTS[:2], [dict(PROMPTS[2][0], parts=("a",))]]
+        trainer.train(resume_from_checkpoint=checkpoint)
+    assert [point.step for point in callback.history] == [0, 2, 4]

@@ -87,6 +87,7 @@ class RewardJudge(ScoringJudge):
             (most: 1). None says only which reward is higher, and abstains where they are equal.
 
     Raises:
+        TypeError: If the reward is no function.
         ValueError: If the scale is not above 0.
     """
 
@@ -94,6 +95,11 @@ class RewardJudge(ScoringJudge):
     scale: float | None = None
 
     def __post_init__(self) -> None:
+        if not callable(self.reward):
+            raise TypeError(
+                f"reward is a {type(self.reward).__name__}; pass a function of (prompts, answers) that returns one "
+                "number per answer"
+            )
         if self.scale is not None and not 0 < self.scale < math.inf:
             raise ValueError(f"scale={self.scale} is no unit; allowed: a number above 0, or None")
 
@@ -101,7 +107,14 @@ class RewardJudge(ScoringJudge):
         self, prompts: Sequence[Instruction], answers: Sequence[str], *, progress: str | None = None
     ) -> list[float]:
         """The function's rewards; it is called once, without a progress bar of its own."""
-        rewards = [float(value) for value in self.reward(prompts, answers)]
+        given = self.reward(prompts, answers)
+        try:
+            rewards = [float(value) for value in given]
+        except (TypeError, ValueError) as error:
+            raise TypeError(
+                f"the reward function gave {str(given)[:80]}; it must give a list of one number per answer, NaN where "
+                "it has none"
+            ) from error
         if len(rewards) != len(answers):
             raise ValueError(
                 f"the reward function gave {len(rewards)} rewards for {len(answers)} answers; it must give one each"

@@ -98,7 +98,16 @@ class WinRateCallback(TrainerCallback):
             raise ValueError(
                 "the win rate is reported at evaluations, and eval_strategy is 'no'; set it, or every=... steps"
             )
+        if self.every is not None and self.every > state.max_steps:
+            raise ValueError(
+                f"every={self.every} is more than the {state.max_steps} steps of the training, so that none of its win "
+                "rates would be reported; take fewer"
+            )
         callbacks = self.trainer.callback_handler.callbacks
+        if args is not self.trainer.args or self not in callbacks:
+            raise ValueError(
+                "this callback was made for another trainer, whose policy it judges; make one with this trainer"
+            )
         callbacks.remove(self)
         callbacks.insert(0, self)  # early stopping, for one, must find the win rate among the metrics
         self.history = points_of(state.log_history)
@@ -125,7 +134,8 @@ class WinRateCallback(TrainerCallback):
         """Reports at an evaluation of the training, once, and puts the figures among its metrics."""
         if self._reference is None:
             return
-        if self.every is None and self.history[-1].step != state.global_step:
+        is_new = not self.history or self.history[-1].step != state.global_step
+        if is_new and (self.every is None or not self.history):  # eval_on_start comes before the first step
             self._report(state)
         if self.history[-1].step == state.global_step:
             kwargs["metrics"].update(self.history[-1].to_logs())
@@ -200,12 +210,13 @@ class WinRateCallback(TrainerCallback):
     def _reference_answers(self, state: TrainerState) -> list[str]:
         """The model's own, before training; of a training that is taken up, from its file."""
         path = Path(str(self.trainer.args.output_dir)) / REFERENCE_FILE
-        settings = {
+        made_with = {
             "prompts": self.prompts,
             "samples": self.samples,
             "seed": self.seed,
             "sampling": self.sampling.__dict__,
         }
+        settings = json.loads(json.dumps(made_with))  # as they will be read: tuples become lists
         if state.global_step:
             return _read_reference(path, settings)
         answers = self._answers()
