@@ -442,6 +442,7 @@ def pair(number, criterion="honesty", digest="a" * 64, flags=()):
         "rejected": [{"role": "assistant", "content": "Who cares."}],
         "id": str(number),
         "criterion": criterion,
+        "strategy": "icon2",
         "strength_chosen": 0.2,
         "strength_rejected": -0.1,
         "directions_sha256": digest,
@@ -450,8 +451,12 @@ def pair(number, criterion="honesty", digest="a" * 64, flags=()):
         "flags": list(flags),
         "tokens_chosen": 5,
         "tokens_rejected": 4,
+        "tokens_generated": 9,
         "finish_chosen": "stop",
         "finish_rejected": "stop",
+        "reward_chosen": None,
+        "reward_rejected": None,
+        "questions_asked": None,
     }
 
 
