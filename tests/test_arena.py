@@ -107,6 +107,21 @@ def test_the_fit_agrees_with_scikit_learn():
         assert row == pytest.approx(model.coef_[0], abs=1e-5)
 
 
+def test_the_fit_reaches_the_top_where_weights_differ_much_and_features_decide():
+    """The ridged log-likelihood is concave, so its top is the one place where its slope is 0."""
+    chance = np.random.default_rng(1)
+    for study in range(120):
+        rows, columns = int(chance.integers(3, 60)), int(chance.integers(1, 6))
+        design = chance.normal(size=(rows, columns)) * chance.choice([0.1, 1.0, 5.0])
+        design[:, 0] = chance.choice([-1, 1, 0], rows)
+        decided = (design @ chance.normal(size=columns) > 0).astype(float)
+        scores = (decided, chance.choice([0, 0.5, 1], rows), chance.random(rows))[study % 3]
+        weights = chance.choice([1, 3, 1e-3, 100.0], rows)
+        found = fitted(design, scores, weights[None])[0]
+        slope = (weights * (scores - sigmoid(design @ found))) @ design - 1e-6 * found
+        assert np.abs(slope).max() < 1e-3
+
+
 def test_adding_a_model_changes_nobodys_score():
     battles = planted(100, 0.3, model="old")
     alone = arena_scores(battles, "base", style=STYLE)

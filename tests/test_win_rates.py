@@ -84,6 +84,14 @@ def test_answers_to_one_prompt_that_is_asked_often_are_no_duplicates():
     assert found.warnings == []
 
 
+def test_one_of_several_samples_of_a_prompt_is_no_constant_answer():
+    """Four samples per prompt, and every fourth is a refusal: a quarter of the answers, not all of them."""
+    first = [text if row % 4 else "I do not know." for row, text in enumerate(answers(60, 1))]
+    found = win_rate(verdicts(60, 0), first, answers(60, 2), prompts=[row // 4 for row in range(60)])
+    assert found.first.commonest == 0.25
+    assert found.warnings == []
+
+
 def test_a_constant_answer_is_called_out():
     losing = win_rate(
         verdicts(40, 0, wins=0.2), ["I am happy to help with this today."] * 40, answers(40, 1, words=6)
@@ -299,12 +307,22 @@ def test_preferences_of_alpaca_eval_are_read_by_its_rules():
             from_alpaca_eval([1, wrong])
 
 
+def test_wins_and_losses_are_not_read_as_ties_and_losses():
+    with pytest.raises(
+        ValueError, match=r"all preferences are 0 or 1.*need no conversion, else write ties as 1\.5"
+    ):
+        from_alpaca_eval([0, 1, 1, None, 0])
+    assert from_alpaca_eval([1, 1]).tolist() == [0, 0]
+
+
 @pytest.mark.parametrize(
     ("values", "prompts", "said"),
     [
         ([1.5, 2], None, "a preference is 1.5; allowed: 0 to 1.*from_alpaca_eval"),
         ([-0.1], None, "a preference is -0.1"),
         ([], None, "there are no preferences"),
+        ([[0.5, 1.0], [0.0, 1.0]], None, r"the shape \(2, 2\); give a list"),
+        (0.5, None, r"the shape \(\); give a list"),
         ([math.nan], None, "there are no preferences"),
         ([0.5, 0.5], ["one"], "1 prompts for 2 preferences"),
     ],

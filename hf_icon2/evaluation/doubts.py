@@ -27,7 +27,7 @@ class Side:
     Args:
         mean_length: Characters.
         duplicates: Share of answers that are given to another prompt too.
-        commonest: Share of prompts that get the most frequent answer.
+        commonest: Share of the most frequent answer, every prompt weighing the same.
         example: That answer.
     """
 
@@ -48,11 +48,15 @@ def side_of(answers: Sequence[str], prompts: Sequence[object] | None = None) -> 
     groups = range(len(answers)) if prompts is None else numbered(prompts).tolist()
     texts = [_plain(answer) for answer in answers]
     given = Counter(text for text, _ in {*zip(texts, groups, strict=True)})
-    commonest = max(given, key=given.__getitem__)
+    asked = Counter(groups)
+    shares = dict.fromkeys(texts, 0.0)
+    for text, group in zip(texts, groups, strict=True):
+        shares[text] += 1 / asked[group]
+    commonest = max(shares, key=shares.__getitem__)
     return Side(
         mean_length=fmean(map(len, answers)),
         duplicates=sum(given[text] > 1 for text in texts) / len(texts),
-        commonest=given[commonest] / len(set(groups)),
+        commonest=round(shares[commonest] / len(asked), 9),
         example=answers[texts.index(commonest)],
     )
 

@@ -30,6 +30,8 @@ from hf_icon2.evaluation.resampling import ENDS, Numbers, drawn_counts, numbered
 
 _GAMED_WEIGHT = 0.2  # lambda of AlpacaEval, shared by all gamed baselines
 _LEAST_SPREAD = 0.1
+_HARDLY_ANY = 1e4  # largest C
+_MUCH_PENALISED = 0.02
 
 
 @dataclass(frozen=True)
@@ -167,7 +169,7 @@ def length_controlled(
     together = stacked([*taught, rows])  # gamed rows first, as AlpacaEval has them
     penalty = chosen_strength(together)
     found = fitted(together, penalty)
-    value = float(sigmoid(columns.features[:, 1:] @ found[1:]).mean())
+    value = _at_equal_length(columns, found)
     drawn = _drawn(rows, taught, penalty, rounds, seed)
     low, high = np.quantile(drawn, ENDS)
     return LengthControlled(
@@ -181,7 +183,7 @@ def length_controlled(
         penalty=penalty,
         rows=len(rows.preferences),
         gamed=sum(len(part.preferences) for part in taught),
-        warnings=_warnings(columns.features[:, 0]),
+        warnings=_warnings(columns, value, _at_equal_length(columns, fitted(together, _HARDLY_ANY))),
     )
 
 
@@ -205,6 +207,10 @@ def _columns(
         given = f"{len(values)} preferences, {len(own)} lengths, {len(other)} of the baseline"
         raise ValueError(
             f"{given}{f', {len(known[0])} difficulties' if known else ''}; give one of each per row"
+        )
+    if any(column.ndim != 1 for column in (own, other, *known)):
+        raise ValueError(
+            "lengths and difficulties are lists of one number per row; flatten those of another shape"
         )
     if not all(np.isfinite(column).all() for column in (own, other, *known)):
         raise ValueError(
@@ -273,10 +279,21 @@ def _drawn(rows: Rows, taught: Sequence[Rows], penalty: float, rounds: int, seed
     return np.array(values)
 
 
-def _warnings(feature: Numbers) -> tuple[str, ...]:
-    if not feature.any() or feature.std() >= _LEAST_SPREAD:
-        return ()
-    return (
-        "the lengths differ from the baseline's by nearly the same everywhere, so length and quality can hardly be "
-        "told apart",
-    )
+def _at_equal_length(columns: _Columns, coefficients: Numbers) -> float:
+    return float(sigmoid(columns.features[:, 1:] @ coefficients[1:]).mean())
+
+
+def _warnings(columns: _Columns, value: float, free: float) -> tuple[str, ...]:
+    """What is odd; `free` is the win rate of a fit that is hardly penalised."""
+    feature, found = columns.features[:, 0], []
+    if feature.any() and feature.std() < _LEAST_SPREAD:
+        found.append(
+            "the lengths differ from the baseline's by nearly the same everywhere, so length and quality can hardly be "
+            "told apart"
+        )
+    if abs(value - free) > _MUCH_PENALISED:
+        found.append(
+            f"the penalty that cross-validation chose moves the win rate from {free:.3f} to {value:.3f}, and its "
+            "interval too; give more rows, or read the raw win rate"
+        )
+    return tuple(found)

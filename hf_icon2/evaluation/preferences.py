@@ -56,10 +56,15 @@ def from_alpaca_eval(preferences: Sequence[float | None]) -> Numbers:
         0 to 1, NaN where there is no verdict, so that rows keep their places; (N,). `raw_win_rate` leaves NaN out.
 
     Raises:
-        ValueError: If one is of another scale.
+        ValueError: If one is of another scale, or all are 0 or 1, which may be another scale.
     """
     stored = np.array([math.nan if item is None else item for item in preferences], dtype=np.float64)
     stored[stored < 0] = math.nan
+    if {*stored[~np.isnan(stored)].tolist()} == {0, 1}:
+        raise ValueError(
+            "all preferences are 0 or 1, on AlpacaEval's scale ties and lost rows; if they are lost and won rows, they "
+            "need no conversion, else write ties as 1.5"
+        )
     stored[stored == 0] = 1.5
     strange = stored[(stored < 1) | (stored > 2)]
     if strange.size:
@@ -106,8 +111,10 @@ def raw_win_rate(
 
 
 def checked_preferences(preferences: Sequence[float] | Numbers) -> Numbers:
-    """They as an array, (N,); refuses what is outside 0 to 1."""
+    """They as an array, (N,); refuses another shape, and what is outside 0 to 1."""
     values = np.asarray(preferences, dtype=np.float64)
+    if values.ndim != 1:
+        raise ValueError(f"the preferences have the shape {values.shape}; give a list, one number per row")
     strange = values[(values < 0) | (values > 1)]
     if strange.size:
         raise ValueError(
