@@ -164,6 +164,77 @@ def funnel(counts: Mapping[str, int]) -> Figure:
     return figure
 
 
+def lines(panels: Mapping[str, Mapping[str, Curve]], *, x: str, y: str, logarithmic: bool = False) -> Figure:
+    """Curves in panels side by side that share their axis of values.
+
+    Args:
+        panels: Title -> label -> points; a label that begins with "paper" is drawn dashed.
+        x: Label of the abscissae.
+        y: Label of the values.
+        logarithmic: Whether the abscissae are.
+    """
+    figure, drawn = _figure(len(panels))
+    limits = [value for curves in panels.values() for points in curves.values() for _, value in points]
+    margin = 0.05 * (max(limits) - min(limits) or 1)
+    for axes, (title, curves) in zip(drawn, panels.items(), strict=False):
+        for colour, (label, points) in zip(_colours(), curves.items(), strict=False):
+            style = "--" if label.startswith("paper") else "-"
+            axes.plot(*_split(points), style, color=colour, marker="o", markersize=3, label=label)
+        axes.set(title=title, xlabel=x, ylim=(min(limits) - margin, max(limits) + margin))
+        if logarithmic:
+            axes.set_xscale("log")
+        axes.legend(frameon=False, fontsize=8)
+    drawn[0].set_ylabel(y)
+    return figure
+
+
+def bars_with_seeds(bars: Mapping[str, Sequence[float]], *, label: str, marks: Mapping[str, float]) -> Figure:
+    """Horizontal bars of means, a dot for each seed.
+
+    Args:
+        bars: Name -> one value per seed.
+        label: Of the values.
+        marks: Name -> value of a line across all bars.
+    """
+    figure, (axes,) = _figure(1, width=8.0, height=0.34 * len(bars) + 0.9)
+    means = [sum(values) / len(values) for values in bars.values()]
+    axes.barh(list(bars), means, color="#c9d7ea", height=0.66)
+    for place, values in enumerate(bars.values()):
+        axes.plot(values, [place] * len(values), "o", color=COLOURS[0], markersize=4)
+    for colour, (name, value) in zip(COLOURS[1:], marks.items(), strict=False):
+        axes.axvline(value, color=colour, linewidth=1, linestyle="--", label=name)
+    axes.invert_yaxis()
+    axes.grid(visible=False)
+    axes.set_xlabel(label)
+    axes.legend(frameon=False, fontsize=8, ncols=len(marks), loc="lower center", bbox_to_anchor=(0.5, 1.0))
+    return figure
+
+
+def heat_maps(
+    panels: Mapping[str, Sequence[Sequence[float]]], *, rows: Sequence[str], columns: Sequence[str]
+) -> Figure:
+    """Tables of numbers as colours, the numbers in them; all panels share rows, columns and colours.
+
+    Args:
+        panels: Title -> one row of values per name in `rows`.
+        rows: Names of the rows.
+        columns: Names of the columns.
+    """
+    figure, drawn = _figure(len(panels))
+    most = max(abs(value) for table in panels.values() for row in table for value in row) or 1.0
+    for axes, (title, table) in zip(drawn, panels.items(), strict=False):
+        axes.imshow(table, cmap="RdBu", vmin=-most, vmax=most, aspect="auto")
+        for place, row in enumerate(table):
+            for column, value in enumerate(row):
+                ink = "white" if abs(value) > 0.6 * most else INK
+                axes.text(column, place, f"{value:.2f}", ha="center", va="center", fontsize=8, color=ink)
+        axes.set_title(title)
+        axes.set_xticks(range(len(columns)), columns)
+        axes.set_yticks(range(len(rows)), rows)
+        axes.grid(visible=False)
+    return figure
+
+
 def _figure(panels: int, *, width: float | None = None, height: float = 3.4) -> tuple[Figure, list[Axes]]:
     """A figure of panels side by side, three to a row, in one quiet style."""
     columns = min(panels, 3)
