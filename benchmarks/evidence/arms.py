@@ -7,8 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
-from hf_icon2.synthesis.conversations import synthesize_conversations
-from hf_icon2.synthesis.strategies import Refinement
 
 from evidence import lab
 from evidence.cells import Cell, Figures
@@ -19,10 +17,11 @@ from hf_icon2.judges.pairwise import PairwiseJudge
 from hf_icon2.steering.noise import row_seed
 from hf_icon2.synthesis.checks import DROPPED_FLAGS
 from hf_icon2.synthesis.pairs import PAPER_STRENGTHS, generate_pairs
+from hf_icon2.synthesis.strategies import Refinement
 from hf_icon2.toy import skills
 from hf_icon2.toy.systems import JUDGE_PROMPTS
 
-SAMPLES = {"sampling-ranking": 5, "self-rewarding": 5, "self-refine": 3}  # the paper's
+WITHOUT_CRITERIA = ("sampling-ranking", "self-rewarding", "self-refine")
 
 
 @dataclass(frozen=True)
@@ -35,13 +34,13 @@ class Scale:
         instructions: Different ones.
     """
 
-    tokens: int = 80_000
-    steps: int = 150
+    tokens: int = 50_000
+    steps: int = 100
     instructions: int = 300
 
 
 FULL = Scale()
-QUICK = Scale(tokens=40_000, steps=80)
+QUICK = Scale(tokens=30_000, steps=60)
 
 
 @dataclass(frozen=True)
@@ -86,7 +85,7 @@ TABLE_1 = [
         for criteria in ("3H", "General", "General + 3H")
         for strategy in ("icon2", "direct-prompting", "icon2-independent")
     ),
-    *(Arm(strategy) for strategy in SAMPLES),
+    *(Arm(strategy) for strategy in WITHOUT_CRITERIA),
 ]
 TABLE_3 = [
     Arm(source=source, filtered=filtered)
@@ -190,8 +189,7 @@ class Run:
                 strengths=strengths(arm, directions),
                 reward=lab.truth,
                 judge=self_judge(model, tokenizer) if arm.strategy == "self-rewarding" else None,
-                refinement=TOY_REFINEMENT,
-                samples=SAMPLES.get(arm.strategy, 5),
+                refine=TOY_REFINEMENT,
                 token_budget=self.scale.tokens // arm.rounds,
                 sampling=lab.ANSWERS,
                 drop=(),
@@ -220,6 +218,8 @@ class Run:
     def instructions(self, model: Any, tokenizer: Any, directions: DirectionVectors, seed: int) -> Dataset:
         arm = self.arm
         if arm.turns > 1:
+            from hf_icon2.synthesis.conversations import synthesize_conversations
+
             prompts: list[Any] = list(
                 synthesize_conversations(
                     model,
