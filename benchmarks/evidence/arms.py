@@ -16,8 +16,9 @@ from hf_icon2.directions.vectors import DirectionVectors
 from hf_icon2.judges.pairwise import PairwiseJudge
 from hf_icon2.steering.noise import row_seed
 from hf_icon2.synthesis.checks import DROPPED_FLAGS
-from hf_icon2.synthesis.pairs import PAPER_STRENGTHS, generate_pairs
-from hf_icon2.synthesis.strategies import Refinement
+from hf_icon2.synthesis.pairs import generate_pairs
+from hf_icon2.synthesis.strategies.refined import Refinement
+from hf_icon2.synthesis.strategies.steered import PAPER_STRENGTHS
 from hf_icon2.toy import skills
 from hf_icon2.toy.systems import JUDGE_PROMPTS
 
