@@ -57,6 +57,7 @@ class Arm:
         layers: "tuned" per criterion, "middle" third for all (strengths tuned there), or "paper": the middle third
             and the paper's strengths.
         turns: User turns per conversation.
+        reward: Of Sampling-Ranking: the "truth" table, which no reward model equals, or a "noisy" one.
         rounds: Times that directions and pairs are made anew, from the policy as it is then.
     """
 
@@ -68,6 +69,7 @@ class Arm:
     layers: str = "tuned"
     turns: int = 1
     rounds: int = 1
+    reward: str = "truth"
 
     @property
     def name(self) -> str:
@@ -87,6 +89,7 @@ TABLE_1 = [
         for strategy in ("icon2", "direct-prompting", "icon2-independent")
     ),
     *(Arm(strategy) for strategy in WITHOUT_CRITERIA),
+    Arm("sampling-ranking", reward="noisy"),
 ]
 TABLE_3 = [
     Arm(source=source, filtered=filtered)
@@ -188,7 +191,7 @@ class Run:
                 draws(rows, 40),
                 strategy=arm.strategy,
                 strengths=strengths(arm, directions),
-                reward=lab.truth,
+                reward=lab.truth if arm.reward == "truth" else lab.noisy_truth,
                 judge=self_judge(model, tokenizer) if arm.strategy == "self-rewarding" else None,
                 refine=TOY_REFINEMENT,
                 token_budget=self.scale.tokens // arm.rounds,

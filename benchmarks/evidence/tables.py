@@ -23,6 +23,8 @@ LABELS = {
 
 
 def label(arm: arms.Arm) -> str:
+    if arm.reward != "truth":
+        return f"{LABELS[arm.strategy]}, noisy reward"
     steered = arm.strategy in ("icon2", "icon2-independent", "direct-prompting")
     return f"{LABELS[arm.strategy]}, {arm.criteria}" if steered else LABELS[arm.strategy]
 
