@@ -16,6 +16,7 @@ from hf_icon2.directions.vectors import DirectionVectors
 from hf_icon2.judges.pairwise import PairwiseJudge
 from hf_icon2.steering.noise import row_seed
 from hf_icon2.synthesis.checks import DROPPED_FLAGS
+from hf_icon2.synthesis.conversations import synthesize_conversations
 from hf_icon2.synthesis.pairs import generate_pairs
 from hf_icon2.synthesis.strategies.refined import Refinement
 from hf_icon2.synthesis.strategies.steered import PAPER_STRENGTHS
@@ -222,15 +223,14 @@ class Run:
     def instructions(self, model: Any, tokenizer: Any, directions: DirectionVectors, seed: int) -> Dataset:
         arm = self.arm
         if arm.turns > 1:
-            from hf_icon2.synthesis.conversations import synthesize_conversations
-
             prompts: list[Any] = list(
                 synthesize_conversations(
                     model,
                     tokenizer,
                     lab.RAW,
                     turns=arm.turns,
-                    sampling=lab.ANSWERS,
+                    sampling=lab.USER_TURNS,
+                    answers=lab.ANSWERS,
                     seed=row_seed(seed, "conversations"),
                     exclude=lab.excluded(),
                     show_progress=False,

@@ -10,10 +10,10 @@ from typing import Any
 
 import protocol
 from hf_icon2.evaluation.length_control import length_controlled
-from hf_icon2.evaluation.preferences import raw_win_rate
 
 from evidence import lab
 from evidence.cells import Figures
+from hf_icon2.evaluation.preferences import raw_win_rate
 from hf_icon2.storage import write_atomic
 
 STUDIES = ("prepared", "before", "stability", "strengths", "layers", "routing")

@@ -37,7 +37,7 @@ CRITERIA = {
     "3H": ("honesty", "harmlessness", "helpfulness"),
     "General + 3H": ("general", "honesty", "harmlessness", "helpfulness"),
 }
-ANSWERS = Sampling(max_new_tokens=48)
+ANSWERS, USER_TURNS = Sampling(max_new_tokens=48), Sampling(max_new_tokens=24)
 RAW, TUNED_ON = 600, 100
 STRENGTHS = (0.1, 0.15, 0.2, 0.3)
 MIDDLE = (2, 3)  # the middle third of six layers
@@ -89,7 +89,7 @@ def self_written(model: Any, tokenizer: Any, number: int, seed: int) -> list[str
         model,
         tokenizer,
         number,
-        sampling=Sampling(max_new_tokens=24),
+        sampling=USER_TURNS,
         seed=seed,
         exclude=excluded(),
         near_duplicates=False,
@@ -254,6 +254,8 @@ def train(
     model: Any, tokenizer: Any, pairs: Dataset, steps: int, seed: int, folder: Path
 ) -> list[list[float]]:
     """DPO on the pairs, in place; returns train reward accuracy as [share of the run, accuracy]."""
+    from transformers import PrinterCallback
+
     from hf_icon2.trainers.config import Icon2DPOConfig
     from hf_icon2.trainers.dpo import Icon2DPOTrainer
 
@@ -278,6 +280,7 @@ def train(
         train_dataset=pairs.select_columns(["prompt", "chosen", "rejected"]),
         processing_class=tokenizer,
     )
+    trainer.remove_callback(PrinterCallback)
     trainer.train()
     key = "rewards/accuracies"
     return [[row["step"] / steps, row[key]] for row in trainer.state.log_history if key in row]
