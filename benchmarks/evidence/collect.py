@@ -9,10 +9,10 @@ from statistics import fmean
 from typing import Any
 
 import protocol
-from hf_icon2.evaluation.length_control import length_controlled
 
 from evidence import lab
 from evidence.cells import Figures
+from hf_icon2.evaluation.length_control import length_controlled
 from hf_icon2.evaluation.preferences import raw_win_rate
 from hf_icon2.storage import write_atomic
 

@@ -150,12 +150,11 @@ def text(evidence: Evidence, pictures: str) -> str:
     )
     how = HOW.format(seeds=seeds, **evidence.figures["scale"])
     parts = ["# Evidence", opening(found), how, verdicts(found)]
-    for title, what, sources, section, picture in SECTIONS:
-        shown = f"![{title}]({pictures}/{picture}.png)" if picture else ""
-        said = sentences([one for one in found if one.claim.source in sources]) if sources else ""
-        parts.append(
-            "\n\n".join(part for part in (f"## {title}", what, section(evidence), shown, said) if part)
-        )
+    for section in SECTIONS:
+        shown = f"![{section.title}]({pictures}/{section.picture}.png)" if section.picture else ""
+        said = sentences([one for one in found if one.claim.source in section.sources])
+        blocks = (f"## {section.title}", section.what, section.show(evidence), shown, said)
+        parts.append("\n\n".join(block for block in blocks if block))
     parts.append(
         f"Every number on this page comes from [figures.json]({pictures}/figures.json), which "
         f"`python benchmarks/paper_tables.py` writes. {evidence.figures['machine']}."
