@@ -74,13 +74,21 @@ class Evidence:
             for figures in self.study("stability")
         ]
 
-    def early_accuracy_gap(self, fast: str, slow: str, share: float = 0.25) -> list[float]:
-        """Difference of the mean train reward accuracy over the first part of the run."""
-        means = [
-            [fmean(y for x, y in figures["curve"] if x <= share) for figures in self.arm(name)]
-            for name in (fast, slow)
+    def early_accuracy(self, name: str, share: float = 0.25) -> list[float]:
+        """Mean train reward accuracy over the first part of the run."""
+        return [fmean(y for x, y in figures["curve"] if x <= share) for figures in self.arm(name)]
+
+    def early_accuracy_gap(self, fast: str, slow: str) -> list[float]:
+        both = zip(self.early_accuracy(fast), self.early_accuracy(slow), strict=True)
+        return [one - other for one, other in both]
+
+    def speed_and_result(self, names: Sequence[str]) -> list[float]:
+        """Rank correlation over arms of the early train reward accuracy and the share right after training."""
+        speeds, results = (zip(*map(of, names), strict=True) for of in (self.early_accuracy, self.right))
+        return [
+            rank_correlation([result for _, result in sorted(zip(*seed, strict=True))])
+            for seed in zip(speeds, results, strict=True)
         ]
-        return [a - b for a, b in zip(*means, strict=True)]
 
     def inner_optimum(self) -> list[float]:
         """Share of the criteria whose best positive strength is neither the smallest nor the largest, minus 1/2."""

@@ -136,7 +136,8 @@ def write(page: Path, figures: Path) -> None:
     from evidence.pictures import draw
 
     evidence = Evidence.load(figures)
-    draw(evidence, [arm.name for arm in tables.known(evidence, arms.TABLE_1)], figures.parent)
+    shown = {tables.label(arm): arm.name for arm in tables.known(evidence, arms.TABLE_1)}
+    draw(evidence, shown, figures.parent)
     write_atomic(page, text(evidence, figures.parent.name))
 
 

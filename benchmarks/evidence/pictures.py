@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -13,8 +13,8 @@ from hf_icon2.evaluation.plots import Curve, bars_with_seeds, heat_maps, lines
 from hf_icon2.trainers.monitor import PAPER_CURVE, PAPER_STEPS
 
 
-def draw(evidence: Evidence, arms: Sequence[str], folder: Path) -> None:
-    """Writes all pictures as PNG files."""
+def draw(evidence: Evidence, arms: Mapping[str, str], folder: Path) -> None:
+    """Writes all pictures as PNG files; `arms` are those of Table 1 by their labels."""
     folder.mkdir(parents=True, exist_ok=True)
     figures = {
         "strategies": strategies(evidence, arms),
@@ -27,10 +27,12 @@ def draw(evidence: Evidence, arms: Sequence[str], folder: Path) -> None:
         figure.savefig(folder / f"{name}.png", metadata={"Software": None})
 
 
-def strategies(evidence: Evidence, arms: Sequence[str]) -> Any:
+def strategies(evidence: Evidence, arms: Mapping[str, str]) -> Any:
     marks = {"before": fmean(evidence.before()), "positive system prompt": fmean(evidence.before("prompted"))}
     return bars_with_seeds(
-        {name: evidence.right(name) for name in arms}, label="held-out answers right", marks=marks
+        {label: evidence.right(name) for label, name in arms.items()},
+        label="held-out answers right",
+        marks=marks,
     )
 
 
