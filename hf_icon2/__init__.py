@@ -182,6 +182,7 @@ _EXTRA_OF = {
     "matplotlib": "report",
     "gguf": "gguf",
     "rapidfuzz": "distill",
+    "sklearn": "evaluate",
     "gradio": "playground",
 }
 

@@ -35,7 +35,7 @@ class Rows(NamedTuple):
 def require_sklearn() -> None:
     """Says what to install where scikit-learn is missing."""
     try:
-        import sklearn  # type: ignore[import-untyped]  # noqa: F401
+        import sklearn  # noqa: F401
     except ModuleNotFoundError as error:
         raise ImportError(
             "the length-controlled win rate needs scikit-learn; run: pip install 'hf_icon2[evaluate]'",
@@ -59,7 +59,7 @@ def chosen_strength(rows: Rows) -> float:
 
     That is scikit-learn's `LogisticRegressionCV`, written out: it could score soft labels only with a global setting.
     """
-    from sklearn.model_selection import GroupKFold  # type: ignore[import-untyped]
+    from sklearn.model_selection import GroupKFold
 
     candidates = np.logspace(-4, 4, _STRENGTHS)
     losses = np.zeros(_STRENGTHS)
@@ -79,7 +79,7 @@ def fitted(rows: Rows, strength: float) -> Numbers:
     No row is won or lost entirely, but for 1e-9 of it: where all rows of one label weigh nothing, liblinear drops them
     and fits the other label's sign at random.
     """
-    from sklearn.linear_model import LogisticRegression  # type: ignore[import-untyped]
+    from sklearn.linear_model import LogisticRegression
 
     won = np.clip(rows.preferences, _ALMOST, 1 - _ALMOST)
     labels = np.repeat([1, 0], len(won))
