@@ -15,8 +15,8 @@ from hf_icon2.directions.config import StrengthRange
 from hf_icon2.directions.vectors import DirectionVectors
 from hf_icon2.judges.pairwise import PairwiseJudge
 from hf_icon2.steering.noise import row_seed
-from hf_icon2.synthesis.checks import DROPPED_FLAGS
 from hf_icon2.synthesis.conversations import synthesize_conversations
+from hf_icon2.synthesis.flags import DROPPED_FLAGS
 from hf_icon2.synthesis.pairs import generate_pairs
 from hf_icon2.synthesis.strategies.refined import Refinement
 from hf_icon2.synthesis.strategies.steered import PAPER_STRENGTHS
@@ -202,7 +202,7 @@ class Run:
                 batch_size=64,
                 show_progress=False,
             )
-        good = made.filter(lambda row: not set(row["flags"]) & {*DROPPED_FLAGS, "undecided"})
+        good = made.filter(lambda row: not set(row["flags"]) & set(DROPPED_FLAGS))
         flags = [flag for row in made["flags"] for flag in row]
         return good, {
             "instructions": len(rows),
