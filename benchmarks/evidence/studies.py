@@ -18,8 +18,8 @@ from hf_icon2.prompts import decode_answer, encode_prompt, pad_token_id
 from hf_icon2.steering.decoding import generate_variants
 from hf_icon2.steering.noise import row_seed
 from hf_icon2.synthesis.calibration import unlimited
-from hf_icon2.synthesis.checks import degenerate
 from hf_icon2.synthesis.consistency import score_consistency
+from hf_icon2.synthesis.flags import degenerate
 from hf_icon2.toy import parse_instruction
 
 NUMBERS = (16, 32, 64, 128, 256, 512)
