@@ -52,7 +52,7 @@ class Arm:
     Args:
         strategy: Of `generate_pairs`.
         criteria: Whose directions or system prompts are used.
-        source: Of the instructions.
+        source: Of the instructions; "chained" puts self-written ones behind each other, with the model's own answer.
         filtered: Whether the more consistent half of the instructions is used, or any.
         score: Of consistency.
         layers: "tuned" per criterion, "middle" third for all (strengths tuned there), or "paper": the middle third
@@ -98,10 +98,10 @@ TABLE_3 = [
     for filtered in (True, False)
 ]
 ROUNDS = Arm(rounds=2)
-TURNS = Arm(turns=2)
+TURNS, CHAINED = Arm(turns=2), Arm(source="chained", turns=2)
 LAYERS = [Arm(layers="middle"), Arm(layers="paper")]
 SCORES = [Arm(score="cosine"), Arm(score="dot")]
-ALL = list(dict.fromkeys([*TABLE_1, *TABLE_3, TURNS, ROUNDS, *LAYERS, *SCORES]))
+ALL = list(dict.fromkeys([*TABLE_1, *TABLE_3, TURNS, CHAINED, ROUNDS, *LAYERS, *SCORES]))
 IN_SHORT = [arm for arm in TABLE_1 if arm.criteria == "3H"]
 
 
@@ -163,7 +163,7 @@ class Run:
         return lab.shares(lab.held_out(), answers)
 
     def answered_in_two_turns(self, model: Any, tokenizer: Any) -> Figures | None:
-        if self.arm not in (ICON2, TURNS):
+        if self.arm not in (ICON2, TURNS, CHAINED):
             return None
         return lab.shares(lab.held_out(), lab.two_turn_answers(model, tokenizer, self.seed))
 
@@ -222,8 +222,11 @@ class Run:
 
     def instructions(self, model: Any, tokenizer: Any, directions: DirectionVectors, seed: int) -> Dataset:
         arm = self.arm
-        if arm.turns > 1:
-            prompts: list[Any] = list(
+        if arm.source == "chained":
+            written = lab.raw_instructions(model, tokenizer, "self-written", seed)
+            prompts: list[Any] = lab.chained(model, tokenizer, written, row_seed(seed, "chained"))
+        elif arm.turns > 1:
+            prompts = list(
                 synthesize_conversations(
                     model,
                     tokenizer,

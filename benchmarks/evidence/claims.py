@@ -265,9 +265,15 @@ CLAIMS = (
         RIGHT,
     ),
     Claim(
-        "Pairs from conversations of two turns improve second answers more",
+        "Pairs from self-written conversations of two turns improve second answers more than single ones",
         "ours",
         lambda evidence: evidence.two_turn_gap(f"{OURS}, turns=2", OURS),
+        "of second answers right",
+    ),
+    Claim(
+        "Pairs from two self-written instructions behind each other do so",
+        "ours",
+        lambda evidence: evidence.two_turn_gap(f"{OURS}, source=chained, turns=2", OURS),
         "of second answers right",
     ),
     Claim(

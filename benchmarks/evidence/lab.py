@@ -218,18 +218,23 @@ def shares(prompts: Sequence[str], answers: Sequence[str]) -> dict[str, float]:
     return found
 
 
-def two_turn_answers(model: Any, tokenizer: Any, seed: int) -> list[str]:
-    """The second answer of conversations of two held-out prompts, the first answer being the model's own."""
-    first = random.Random(seed).sample(held_out(), len(held_out()))
+def chained(model: Any, tokenizer: Any, prompts: Sequence[str], seed: int) -> list[list[dict[str, str]]]:
+    """Conversations of two turns: each prompt after another one and the model's own answer to it."""
+    first = random.Random(seed).sample(prompts, len(prompts))
     opened = answers_of(model, tokenizer, first, row_seed(seed, "first turn"), samples=1)
-    turns = [
+    return [
         [
             {"role": "user", "content": one},
             {"role": "assistant", "content": answer},
             {"role": "user", "content": two},
         ]
-        for one, answer, two in zip(first, opened, held_out(), strict=True)
+        for one, answer, two in zip(first, opened, prompts, strict=True)
     ]
+
+
+def two_turn_answers(model: Any, tokenizer: Any, seed: int) -> list[str]:
+    """The second answer of conversations of two held-out prompts."""
+    turns = chained(model, tokenizer, held_out(), seed)
     return answers_of(model, tokenizer, turns, row_seed(seed, "second turn"))
 
 

@@ -254,7 +254,8 @@ def additions(evidence: Evidence) -> str:
         "middle third, and the paper's strengths 0.1 and -0.05": arms.Arm(layers="paper"),
         "consistency by the cosine": arms.Arm(score="cosine"),
         "consistency by the dot product (the paper's)": arms.Arm(score="dot"),
-        "conversations of two turns": arms.TURNS,
+        "conversations of two turns, self-written throughout": arms.TURNS,
+        "two self-written instructions behind each other": arms.CHAINED,
         "two rounds, each on half of the tokens and steps": arms.ROUNDS,
     }
     rows = []
