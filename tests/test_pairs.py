@@ -157,3 +157,9 @@ def test_directions_of_another_template_are_refused(setting) -> None:
     other.chat_template += "{# another #}"
     with pytest.raises(ValueError, match="under another chat template than this tokenizer's"):
         make((model, other, directions))
+
+
+@pytest.mark.parametrize("drop", ["identical", ("identcal",)])
+def test_flags_that_would_drop_nothing_are_refused(setting, drop):
+    with pytest.raises(ValueError, match="is no list of flags; allowed: any of identical"):
+        make(setting, drop=drop)

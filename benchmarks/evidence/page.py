@@ -49,9 +49,11 @@ SECTIONS = (
     Section(
         "Tables 1 and 2: strategies",
         "The win rate is over the answers before training, by the truth table, ties half. The length-"
-        "controlled one is AlpacaEval 2's regression without its term for the prompt's difficulty, which "
-        "exists for AlpacaEval's own prompts only. Strategies that do not steer and ask no system prompt have "
-        "no criteria: one row each.",
+        "controlled one is AlpacaEval 2's regression without its term for the prompt's difficulty and its rows "
+        "of gamed baselines, which exist for AlpacaEval's own prompts only; in this world right answers are the "
+        "longer ones, so it takes away a part of what was really gained. Strategies that do not steer and ask "
+        "no system prompt have no criteria: one row each. The noisy reward is right in 0.90 of the decisive "
+        "pairs of samples.",
         (
             "Table 1",
             "Table 2",
@@ -118,7 +120,9 @@ SECTIONS = (
         "Beyond the paper",
         "Shared noise, layers per criterion, the scale of the consistency score, conversations of two turns, "
         "and pairs made anew from the policy. Second answers are those in conversations of two held-out "
-        "prompts, whose first answer is the model's own.",
+        "prompts, whose first answer is the model's own. In the toy's corpus a conversation keeps one manner "
+        "throughout, so a second answer follows the first whatever steers it; that is how we explain, but have "
+        "not tested, that pairs which differ in the second answer only teach it less.",
         ("ours",),
         tables.additions,
     ),

@@ -15,7 +15,7 @@ from hf_icon2.judges.ranking import Ranker
 from hf_icon2.prompts import Instruction, as_messages, refuse_one_text
 from hf_icon2.steering.decoding import Sampling
 from hf_icon2.steering.noise import row_seed
-from hf_icon2.synthesis.flags import UNDECIDED, pair_flags
+from hf_icon2.synthesis.flags import FLAGS, UNDECIDED, pair_flags
 from hf_icon2.synthesis.strategies.choosing import (
     Means,
     StrategyName,
@@ -108,6 +108,8 @@ def generate_pairs(
             template, what a strategy needs and was not given, or rewards that are no finite numbers.
     """
     name = check_name(strategy, noise)
+    if isinstance(drop, str) or not set(drop) <= set(FLAGS):
+        raise ValueError(f"drop={drop!r} is no list of flags; allowed: any of {', '.join(FLAGS)}")
     if token_budget is not None and token_budget < 1:
         raise ValueError(f"token_budget must be at least 1 token, or None for no bound, got {token_budget}")
     bar = (
