@@ -163,3 +163,9 @@ def test_directions_of_another_template_are_refused(setting) -> None:
 def test_flags_that_would_drop_nothing_are_refused(setting, drop):
     with pytest.raises(ValueError, match="is no list of flags; allowed: any of identical"):
         make(setting, drop=drop)
+
+
+def test_rows_with_empty_ids_get_seeds_of_their_own(setting) -> None:
+    rows = Dataset.from_list([{"prompt": f"question {number}", "id": None} for number in range(4)])
+    pairs = make(setting, rows)
+    assert len(set(pairs["seed"])) == 4 and list(pairs["id"]) == ["0", "1", "2", "3"]

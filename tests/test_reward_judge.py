@@ -103,3 +103,11 @@ def test_what_is_no_list_of_numbers_is_refused_in_a_sentence(given):
         RewardJudge(lambda prompts, answers: given)(["q"], ["a"])
     with pytest.raises(TypeError, match="reward is a float; pass a function"):
         RewardJudge(3.0)
+
+
+def test_equal_answers_are_a_tie_whatever_a_noisy_reward_says_of_them() -> None:
+    numbers = iter(range(100))
+    judge = RewardJudge(lambda prompts, answers: [float(next(numbers)) for _ in answers])
+    same, other = judge.compare(["q", "q"], ["a", "a"], ["a", "b"])
+    assert (same.probability, same.winner) == (0.5, None)
+    assert other.winner == "second"

@@ -41,11 +41,16 @@ class ScoringJudge(Judge):
         *,
         progress: str | None = None,
     ) -> list[Comparison]:
-        """Compares two answers to each question by their rewards; see `Judge`."""
+        """Compares two answers to each question by their rewards; see `Judge`. Two equal answers are a tie."""
         check_columns(questions, firsts, seconds)
         answers = [answer_text(answer) for pair in zip(firsts, seconds, strict=True) for answer in pair]
         rewards = self([question for question in questions for _ in range(2)], answers, progress=progress)
-        return [self.comparison(*pair) for pair in zip(rewards[::2], rewards[1::2], strict=True)]
+        return [
+            self.comparison(first, first if texts[0] == texts[1] else second)
+            for first, second, *texts in zip(
+                rewards[::2], rewards[1::2], answers[::2], answers[1::2], strict=True
+            )
+        ]
 
     def rank(
         self,

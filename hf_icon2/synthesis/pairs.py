@@ -188,7 +188,7 @@ def _rows(
                 f"row {index} is to be about criterion {name!r}; known are {', '.join(known)}. Give the rows a column "
                 "`criterion`, or pass criterion=..."
             )
-        own = str(row.get("id", index))
+        own = str(index if row.get("id") is None else row["id"])
         seeds = row_seed(seed, own), row_seed(seed, f"{own}/rejected")
         result.append(PairRow(row["prompt"], own, name, *seeds))
     return result
