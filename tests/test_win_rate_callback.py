@@ -8,7 +8,13 @@ from dataclasses import replace
 import pytest
 import torch
 from datasets import Dataset
-from transformers import EarlyStoppingCallback, TrainerCallback
+from faulty_server import FaultyServer
+from transformers import (
+    EarlyStoppingCallback,
+    LlamaConfig,
+    LlamaForSequenceClassification,
+    TrainerCallback,
+)
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
 from hf_icon2 import (
@@ -16,7 +22,9 @@ from hf_icon2 import (
     Icon2DPOTrainer,
     PADConfig,
     PADTrainer,
+    PairwiseJudge,
     RewardJudge,
+    RewardModel,
     make_steerable,
     steer,
 )
@@ -61,6 +69,7 @@ def watched(tiny_llama_dir, tiny_tokenizer, tmp_path):
         folder="run", *, trainer=Icon2DPOTrainer, config=Icon2DPOConfig, every=2, judge=BY_LETTERS, **changes
     ):
         lora, reference = changes.pop("lora", None), changes.pop("reference", None)
+        prompts = changes.pop("prompts", PROMPTS)
         held_out = pairs(2) if "eval_strategy" in changes else None
         built = trainer(
             model=str(tiny_llama_dir),
@@ -71,7 +80,7 @@ def watched(tiny_llama_dir, tiny_tokenizer, tmp_path):
             peft_config=lora,
         )
         callback = WinRateCallback(
-            judge, PROMPTS, built, every=every, sampling=SHORT, samples=2, reference=reference
+            judge, prompts, built, every=every, sampling=SHORT, samples=2, reference=reference
         )
         built.add_callback(callback)
         return built, callback
@@ -329,3 +338,47 @@ def test_conversations_in_tuples_are_the_same_prompts_when_training_is_taken_up(
         callback.prompts = [*PROMPTS[:2], [dict(PROMPTS[2][0], parts=("a",))]]
         trainer.train(resume_from_checkpoint=checkpoint)
     assert [point.step for point in callback.history] == [0, 2, 4]
+
+
+def test_a_chat_judge_that_looks_at_seats_is_called_out(watched):
+    """It always says A, over real HTTP: every verdict that could tell the answers apart contradicts itself."""
+    with FaultyServer(lambda payload: "A") as server:
+        judge = PairwiseJudge.from_endpoint(server.url, "judge")
+        prompts = [f"What is number {number}?" for number in range(12)]
+        trainer, callback = watched(judge=judge, prompts=prompts, learning_rate=0.05, max_steps=2)
+        trainer.train()
+    last = callback.history[-1]
+    assert (last.win_rate, last.flips) == (0.5, 1.0)
+    assert any("judges seats, not answers" in text for text in last.warnings), last.warnings
+
+
+def test_a_chat_judge_sees_what_a_rule_sees(watched):
+    """The chat model, over real HTTP, counts the letter e, and says A in both orders where the counts are equal."""
+
+    def more_of_e(payload):
+        first, _, second = payload["messages"][-1]["content"].partition(" | ")
+        return "A" if first.count("e") >= second.count("e") else "B"
+
+    points = {}
+    with FaultyServer(more_of_e) as server:
+        chat = PairwiseJudge.from_endpoint(server.url, "judge", ask=lambda question, a, b: f"{a} | {b}")
+        rule = RewardJudge(lambda prompts, answers: [float(text.count("e")) for text in answers])
+        for name, judge in {"chat": chat, "rule": rule}.items():
+            trainer, callback = watched(name, judge=judge, learning_rate=0.01)
+            trainer.train()
+            points[name] = [(point.step, point.win_rate, point.length) for point in callback.history]
+    assert points["chat"] == points["rule"] and len(points["chat"]) == 3
+    assert any(rate != 0.5 for _, rate, _ in points["chat"])
+
+
+def test_a_reward_model_judges_during_training(watched, tiny_tokenizer):
+    config = LlamaConfig(
+        vocab_size=len(tiny_tokenizer), hidden_size=16, intermediate_size=16, num_hidden_layers=1,
+        num_attention_heads=2, num_labels=1, pad_token_id=tiny_tokenizer.pad_token_id,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    judge = RewardModel(LlamaForSequenceClassification(config).eval(), tiny_tokenizer)
+    trainer, callback = watched(judge=judge, learning_rate=0.05)
+    trainer.train()
+    assert callback.history[0].win_rate == 0.5 and callback.history[-1].win_rate != 0.5
+    assert all(point.flips == 0 or point.flips != point.flips for point in callback.history)
