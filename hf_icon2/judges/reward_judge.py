@@ -54,7 +54,7 @@ class ScoringJudge(Judge):
 
     def rank(
         self,
-        questions: Sequence[Instruction],
+        questions: Sequence[str],
         answers: Sequence[Sequence[str]],
         demonstrations: Sequence[Demonstration] = (),
         *,
