@@ -36,7 +36,9 @@ ADVICE = (
     "The two sides of the pairs are told apart too easily, so the model may learn what gives them away "
     "(style, length, broken text) instead of what is better. Look at a few pairs; bring the strengths closer "
     "to 0, the negative one first; drop pairs whose flags are set; or raise beta or lower the learning rate. "
-    "Judge the result by held-out reward (early_stopping_patience), not by this accuracy."
+    "Pairs whose answers share their sampling noise do so on the bundled model without harm (docs/evidence.md): "
+    "judge the result by the win rate (WinRateCallback) or held-out reward (early_stopping_patience), not by this "
+    "accuracy."
 )
 
 
