@@ -28,7 +28,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--quick", action="store_true", help="one seed, a part of the arms on a smaller budget, six minutes")
+    parser.add_argument(
+        "--quick", action="store_true", help="one seed, a part of the arms, a smaller budget, six minutes"
+    )
     parser.add_argument("--page-only", action="store_true", help="measure nothing, write the page again")
     parser.add_argument("--folder", type=Path, help="of the cells; runs/evidence by default")
     parser.add_argument("--workers", type=int, default=2, help="processes, one thread each")
