@@ -10,7 +10,7 @@ import json
 import os
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -23,8 +23,8 @@ from datasets import Dataset
 from hf_icon2 import extract_directions
 from hf_icon2.criteria import DEFAULT_CRITERIA
 from hf_icon2.directions.vectors import DirectionVectors
-from hf_icon2.prompts import decode_answer, encode_prompt, pad_token_id
-from hf_icon2.steering.decoding import Sampling, generate_variants
+from hf_icon2.evaluation.answering import answer_prompts
+from hf_icon2.steering.decoding import Sampling
 from hf_icon2.steering.noise import row_seed
 from hf_icon2.synthesis.consistency import filter_instructions, score_consistency
 from hf_icon2.synthesis.instructions import synthesize_instructions
@@ -190,17 +190,9 @@ def answers_of(
     system: str | None = None,
 ) -> list[str]:
     """Unsteered answers, prompt-major; the noise depends on the seed and the prompt's place only."""
-    count = len(prompts)
-    variants = generate_variants(
-        model,
-        [encode_prompt(tokenizer, prompt, system) for prompt in prompts],
-        [[None] * count] * samples,
-        sampling=ANSWERS,
-        seeds=[[row_seed(seed, f"{draw}/{place}") for place in range(count)] for draw in range(samples)],
-        pad=pad_token_id(tokenizer),
-        batch_size=128,
+    return answer_prompts(
+        model, tokenizer, prompts, sampling=ANSWERS, seed=seed, system=system, samples=samples, batch_size=128
     )
-    return [decode_answer(tokenizer, side[place].ids) for place in range(count) for side in variants]
 
 
 def shares(prompts: Sequence[str], answers: Sequence[str]) -> dict[str, float]:
@@ -302,6 +294,3 @@ def load_rows(path: Path) -> list[Any]:
 
 def assistant() -> tuple[Any, Any]:
     return load_assistant()
-
-
-Measure = Callable[..., dict[str, Any]]
